@@ -1,0 +1,169 @@
+"""One frozen dataclass per config group: the names, types and defaults of everything a user can set.
+
+``compose`` fills these from ``conf/`` and overrides; ``checks`` looks across fields. Comments after a
+field are what ``ftcluster config show`` and the docs say about it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A Hugging Face model folder."""
+
+    path: str = ""  # folder with config.json, weights and tokenizer
+    revision: str = ""  # recorded with every adapter; empty: the hash of the folder's weights is used
+    trust_remote_code: bool = False  # True runs Python code from the model's folder
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Training rows, how to read them, and what is held out."""
+
+    train: list[str] = field(default_factory=list)  # .json or .jsonl files
+    validation: list[str] = field(default_factory=list)  # empty: split off `train`
+    test: list[str] = field(default_factory=list)  # empty: split off `train`
+    format: str = "auto"  # auto | messages | alpaca | prompt_completion | question_answer | text
+    columns: dict[str, str] = field(default_factory=dict)  # our field -> column of the file
+    validation_fraction: float = 0.1  # steers training: evaluation, pruning, selection
+    test_fraction: float = 0.1  # read only by compare and promote
+    max_length: int = 512  # tokens of a row; longer rows are dropped and counted
+    max_bad_rows: float = 0.01  # share of unusable rows above which a run refuses to start
+    limit: int = 0  # use only the first N usable training rows; 0: all
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What is trained: `none` is a full fine-tune."""
+
+    kind: str = "lora"  # lora | none
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=lambda: ["all-linear"])  # module names, or all-linear
+    rslora: bool = False  # scale alpha/sqrt(rank) instead of alpha/rank
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What the loss is over."""
+
+    name: str = "sft"  # sft: loss on answers | pretrain: loss on every token
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, its schedule, and how long."""
+
+    lr: float = 2e-4
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    clip: float = 1.0  # largest gradient norm; 0: no clipping
+    schedule: str = "cosine"  # cosine | linear | constant
+    warmup: float = 0.03  # share of all steps
+    final_lr: float = 0.0  # share of lr at the end of cosine and linear
+    duration: str = "3 epochs"  # steps, tokens or epochs
+    batch_size: int = 16  # rows per optimizer step
+    micro_batch: int = 16  # rows per forward; batch_size must be a multiple of it
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How it is computed."""
+
+    name: str = "auto"  # auto | local
+    device: str = "auto"  # auto | cpu | cuda
+    precision: str = "auto"  # auto: bf16 where the device has it, else fp32 | fp64 | fp32 | bf16
+    threads: int = 0  # CPU threads; 0: what the trial was given
+    keep_checkpoints: int = 2  # newest ones kept
+    checkpoint_every: str = ""  # duration; empty: at every evaluation
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured on held-out rows while training."""
+
+    every: str = "1 epochs"  # duration; the last step is always evaluated
+    max_rows: int = 256  # rows of the validation split; 0: all
+    generate: int = 0  # answers written per evaluation; 0: loss only
+    max_new_tokens: int = 64
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where MLflow is."""
+
+    uri: str = ""  # empty: SQLite below `home`
+    experiment: str = "ftcluster"
+    log_every: int = 1  # optimizer steps between training metrics
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Where trials run and what each of them reserves."""
+
+    address: str = ""  # empty: RAY_ADDRESS, else an embedded Ray on this machine
+    cpus: float = 1.0  # per trial
+    gpus: float = -1.0  # per trial, fractions allowed; -1: one where the cluster has GPUs, else none
+    max_trials: int = 0  # at once; 0: as many as fit
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything about one run."""
+
+    name: str = ""  # empty: made from the experiment's name
+    seed: int = 17
+    home: str = ""  # ledger, runs, embedded MLflow; empty: FTCLUSTER_HOME, else ./runs
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Who proposes trials."""
+
+    name: str = "tpe"  # grid | random | qmc | tpe
+    seed: int = 17
+
+
+@dataclass(frozen=True)
+class PrunerConfig:
+    """Who stops trials early."""
+
+    name: str = "none"  # none | halving
+    first: str = "50 steps"  # training before the first judgement
+    eta: int = 2  # 1 of eta trials goes on at each rung, and trains eta times longer
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """When the sweep is over."""
+
+    trials: int = 8
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A sweep file."""
+
+    name: str = ""
+    base: list[str] = field(default_factory=list)  # overrides that every trial shares
+    space: dict[str, Any] = field(default_factory=dict)  # key -> Hydra override grammar
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    pruner: PrunerConfig = field(default_factory=PrunerConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    metric: str = "eval/loss"
+    direction: str = "minimize"  # minimize | maximize

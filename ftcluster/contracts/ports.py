@@ -1,0 +1,102 @@
+"""The seams of the system: what an engine and a tracker must do, whoever implements them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ftcluster.contracts.batch import Batch, LossSums
+from ftcluster.contracts.trial import RunState
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """LoRA as the paper and PEFT define it: ``W + scale * B A``, scale ``alpha / r`` (rsLoRA: ``alpha / sqrt(r)``)."""
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("all-linear",)
+    rslora: bool = False
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW (Loshchilov & Hutter 2019) with decoupled decay; ``clip`` is the largest gradient norm, 0 for none."""
+
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrialOpening:
+    """What an engine needs to take a trial in. ``adapter=None`` trains every weight of the model."""
+
+    slot: int
+    seed: int
+    optimizer: OptimizerSettings
+    adapter: AdapterSettings | None = None
+
+
+class Engine(Protocol):
+    """Trains one or several trials on a base model. Slots are small integers chosen by the caller.
+
+    Laws, checked by ``tests/contract/test_engine.py`` for every implementation: accumulation equals one
+    large batch; rows of weight zero are no-ops; twin trials agree bit for bit; closing one trial leaves the
+    others unchanged; a loaded trial goes on as if it had never been saved.
+    """
+
+    def open(self, trial: TrialOpening) -> None:
+        """Take a trial in, freshly initialised from its seed.
+
+        Raises:
+            ModelError: an adapter target the model does not have.
+        """
+
+    def forward_backward(
+        self, batch: Batch, normalisers: Mapping[int, float], clock: Mapping[int, tuple[int, int]]
+    ) -> dict[int, LossSums]:
+        """Add the gradients of ``sum(weight * loss) / normaliser`` per slot; returns un-normalised sums.
+
+        ``normalisers[slot]`` is the total weight of that trial's whole global batch, so that accumulated
+        micro-batches equal one large batch. ``clock[slot]`` is (step, micro-batch): dropout is a function of it.
+        """
+
+    def evaluate(self, batch: Batch) -> list[LossSums]:
+        """Loss sums per document of the batch, without gradients or dropout."""
+
+    def step(self, slot: int, lr: float) -> float:
+        """One optimizer step of one trial; gradients are cleared. Returns the norm before clipping."""
+
+    def save(self, slot: int, folder: Path) -> None:
+        """Write weights and optimizer state of a trial into an existing folder."""
+
+    def load(self, slot: int, folder: Path) -> None:
+        """Replace an open trial's weights and optimizer state by what ``save`` wrote."""
+
+    def close(self, slot: int) -> None:
+        """Forget a trial; its memory is free afterwards."""
+
+
+class Tracker(Protocol):
+    """Where a run's records go. Calls return at once and never raise because a server is away."""
+
+    def params(self, values: Mapping[str, Any]) -> None: ...
+
+    def tags(self, values: Mapping[str, str]) -> None: ...
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """A (name, step) that this run already recorded is ignored, so a resumed run doubles nothing."""
+
+    def artifact(self, path: Path, under: str = "") -> None:
+        """A file or folder to store with the run, below the artefact path ``under``."""
+
+    def state(self, state: RunState, reason: str = "") -> None: ...
+
+    def flush(self) -> None:
+        """Make everything recorded so far durable on this machine."""
