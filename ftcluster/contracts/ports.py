@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ftcluster.contracts.batch import Batch, LossSums
 from ftcluster.contracts.trial import RunState
+
+
+BASE_SLOT = -1  # the bare base model, for evaluation and generation only
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,19 @@ class Engine(Protocol):
         """
 
     def evaluate(self, batch: Batch) -> list[LossSums]:
-        """Loss sums per document of the batch, without gradients or dropout."""
+        """Loss sums per document of the batch, without gradients or dropout; slot ``BASE_SLOT`` is the base."""
+
+    def generate(self, slot: int, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        """Greedy answers as tokens, the ending token included where one was written."""
 
     def step(self, slot: int, lr: float) -> float:
         """One optimizer step of one trial; gradients are cleared. Returns the norm before clipping."""
 
     def save(self, slot: int, folder: Path) -> None:
         """Write weights and optimizer state of a trial into an existing folder."""
+
+    def export(self, slot: int, folder: Path) -> Any:
+        """Write the trained result alone, for others: PEFT's adapter format or a Hugging Face model folder."""
 
     def load(self, slot: int, folder: Path) -> None:
         """Replace an open trial's weights and optimizer state by what ``save`` wrote."""

@@ -1,0 +1,70 @@
+"""Where a run keeps its things, so that no two modules spell a file name twice.
+
+::
+
+    <home>/ledger.db mlflow.db mlartifacts/ prepared/ demo/
+    <home>/<run>/                 a training;  <home>/<sweep>/<trial>/ for a trial
+        run.yaml                  the resolved config
+        facts.json                prepared data, base revision, total steps: what start-up found out
+        spool.jsonl mlflow.json   records on their way to MLflow
+        checkpoints/step-*/       resumable states
+        adapter/ or model/        the result: PEFT format, or a Hugging Face folder
+        test.json                 answers and losses on the test rows, once somebody compared or promoted
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names inside one run's folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "run.yaml"
+
+    @property
+    def facts(self) -> Path:
+        return self.path / "facts.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def test(self) -> Path:
+        return self.path / "test.json"
+
+    def read_facts(self) -> dict[str, Any]:
+        """What start-up found out; empty before the run started."""
+        return json.loads(self.facts.read_text()) if self.facts.exists() else {}
+
+    def write_facts(self, facts: Mapping[str, Any]) -> None:
+        write_atomically(self.facts, json.dumps(dict(facts), indent=2) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small file so that readers, and a crash, see the old text or the new, never a part."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)

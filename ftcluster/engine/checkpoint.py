@@ -1,0 +1,131 @@
+"""Checkpoints that are whole or absent: written aside, hashed, marked by a manifest, then renamed.
+
+::
+
+    checkpoints/step-00000040/            what `write` put there
+    checkpoints/step-00000040/manifest.json   sha256 and size of every file; written last
+    checkpoints/.writing-...              a save in progress, or one that was killed (removed by the next save)
+    checkpoints/.damaged-step-...         failed its manifest when somebody wanted to load it
+
+Nothing here knows what a checkpoint contains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ftcluster.errors import StoreError
+
+MANIFEST = "manifest.json"
+_WRITING = ".writing-"
+
+
+def name_of(step: int) -> str:
+    """Folder name of a step's checkpoint."""
+    return f"step-{step:08}"
+
+
+def step_of(folder: Path) -> int:
+    """The step a checkpoint folder was written at."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def commit(parent: Path, step: int, write: Callable[[Path], None]) -> Path:
+    """Save a checkpoint: ``write`` fills a folder aside, which then appears under its final name at once.
+
+    Raises:
+        StoreError: the folder cannot be written; what was there before is untouched.
+    """
+    final = parent / name_of(step)
+    aside = parent / f"{_WRITING}{os.getpid()}-{name_of(step)}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob(f"{_WRITING}*"):
+            shutil.rmtree(left)
+        aside.mkdir()
+        write(aside)
+        _write_manifest(aside)
+        if final.exists():  # written before a crash, trained again since: the same state by construction
+            shutil.rmtree(final)
+        aside.rename(final)
+        _sync(parent)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise StoreError(
+            f"the checkpoint of step {step} could not be written: {error.strerror or error}",
+            where=str(parent),
+            remedy="free space or fix the permissions, then resume; the checkpoint before it is intact",
+        ) from error
+    return final
+
+
+def _write_manifest(folder: Path) -> None:
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        _sync(path)
+        files[path.relative_to(folder).as_posix()] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({"files": files}, indent=1) + "\n")
+    _sync(manifest)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damage(folder: Path) -> list[str]:
+    """What is wrong with a checkpoint according to its manifest; empty when it is whole."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        return ["its manifest is missing or unreadable"]
+    found = []
+    for name, entry in files.items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{name} is missing")
+        elif path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
+            found.append(f"{name} differs from its manifest")
+    return found
+
+
+def newest(parent: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint, or None. Damaged ones are put aside with a word to ``warn``."""
+    for folder in sorted(parent.glob("step-*"), reverse=True):
+        if not (found := damage(folder)):
+            return folder
+        folder.rename(_free(folder.with_name(f".damaged-{folder.name}")))
+        warn(f"checkpoint {folder.name} is damaged ({'; '.join(found)}); the one before it is used")
+    return None
+
+
+def _free(path: Path) -> Path:
+    number = 1
+    while path.exists():
+        number += 1
+        path = path.with_name(f"{path.name.partition('~')[0]}~{number}")
+    return path
+
+
+def collect(parent: Path, *, keep: int, protect: Iterable[Path] = ()) -> None:
+    """Remove all but the newest ``keep`` checkpoints and those in ``protect``."""
+    kept = {path.name for path in protect}
+    for folder in sorted(parent.glob("step-*"), reverse=True)[max(keep, 1) :]:
+        if folder.name not in kept:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,247 @@
+"""The reference engine: plain torch and PEFT on one device, one trial after the other.
+
+It holds one frozen base; LoRA trials hang their adapters on it, a full fine-tune gets a copy of its own.
+Work per micro-batch: one forward over the padding-free stream, logits only where a token carries loss.
+
+    tokens_T -> decoder (attention per document) -> hidden at trained positions N -> logits_NV -> loss sums
+
+Does not own data order, schedules or checkpoints' commitment; see ``training`` and ``checkpoint``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ftcluster.contracts.batch import Batch, LossSums
+from ftcluster.contracts.ports import BASE_SLOT, TrialOpening
+from ftcluster.engine.precision import Precision
+from ftcluster.models import adapters
+from ftcluster.models.attention import Documents, attending_by_document
+from ftcluster.models.base import Base
+from ftcluster.models.generation import generate
+from ftcluster.models.integrity import Integrity, check_adapter, write_integrity
+from ftcluster.objectives.cross_entropy import token_losses
+
+OPTIMIZER = "optimizer.safetensors"
+LoadBase = Callable[[], Base]
+
+
+@dataclass
+class _Trial:
+    opening: TrialOpening
+    base: Base  # shared and frozen for LoRA, its own for a full fine-tune
+    parameters: dict[str, torch.nn.Parameter]
+    optimizer: torch.optim.AdamW = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = self.opening.optimizer
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=0.0,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+    @property
+    def adapter(self) -> str | None:
+        return None if self.opening.adapter is None else f"slot{self.opening.slot}"
+
+
+class LocalEngine:
+    """See ``ftcluster.contracts.ports.Engine`` for what each method promises."""
+
+    def __init__(self, load: LoadBase, precision: Precision) -> None:
+        self._load = load
+        self._precision = precision
+        self._shared: Base | None = None
+        self._trials: dict[int, _Trial] = {}
+
+    @property
+    def base(self) -> Base:
+        """The frozen base that LoRA trials share, loaded on first use."""
+        if self._shared is None:
+            self._shared = self._load()
+        return self._shared
+
+    def open(self, trial: TrialOpening) -> None:
+        if trial.slot in self._trials or trial.slot < 0:
+            raise ValueError(f"slot {trial.slot} is taken or negative")
+        if trial.adapter is None:
+            base = self._load()
+            parameters = dict(base.model.named_parameters())
+            for parameter in parameters.values():
+                parameter.requires_grad_(True)
+        else:
+            base = self.base
+            parameters = adapters.attach(base, f"slot{trial.slot}", trial.adapter, trial.seed)
+        self._trials[trial.slot] = _Trial(trial, base, parameters)
+
+    def forward_backward(
+        self, batch: Batch, normalisers: Mapping[int, float], clock: Mapping[int, tuple[int, int]]
+    ) -> dict[int, LossSums]:
+        sums = {}
+        for slot in sorted(set(batch.slots)):
+            mine = batch.select(slot)
+            seed = _dropout_seed(self._trials[slot].opening.seed, *clock[slot])
+            with self._active(slot, training=True) as base, _seeded(seed, base.device):
+                losses_N, weights_N, _ = self._losses(base, mine)
+                total = (losses_N * weights_N).sum()
+                if weights_N.numel():
+                    (total / normalisers[slot]).backward()  # type: ignore[no-untyped-call]
+            sums[slot] = LossSums(total.item(), float(weights_N.double().sum()), len(mine.tokens_T))
+        return sums
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> list[LossSums]:
+        sums: list[LossSums] = [LossSums()] * len(batch.lengths)
+        for slot in sorted(set(batch.slots)):
+            mine = batch.select(slot)
+            rows = [row for row, owner in enumerate(batch.slots) if owner == slot]
+            with self._active(slot, training=False) as base:
+                losses_N, weights_N, at_N = self._losses(base, mine)
+            documents_N = mine.documents_T[at_N]
+            count = len(mine.lengths)
+            loss_B = torch.zeros(count, dtype=torch.float64)
+            weight_B = torch.zeros(count, dtype=torch.float64)
+            loss_B.index_add_(0, documents_N, (losses_N * weights_N).double().cpu())
+            weight_B.index_add_(0, documents_N, weights_N.double().cpu())
+            for i, row in enumerate(rows):
+                sums[row] = LossSums(loss_B[i].item(), weight_B[i].item(), mine.lengths[i])
+        return sums
+
+    def generate(self, slot: int, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        with self._active(slot, training=False) as base:
+            return generate(base, prompts, max_new_tokens)
+
+    def step(self, slot: int, lr: float) -> float:
+        trial = self._trials[slot]
+        clip = trial.opening.optimizer.clip
+        parameters = list(trial.parameters.values())
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0 else float("inf"))
+        trial.optimizer.param_groups[0]["lr"] = lr
+        trial.optimizer.step()
+        trial.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def save(self, slot: int, folder: Path) -> None:
+        trial = self._trials[slot]
+        self.export(slot, folder)
+        names = {id(p): name for name, p in trial.parameters.items()}
+        state: dict[str, Tensor] = {}
+        for parameter, entries in trial.optimizer.state.items():
+            for key, value in entries.items():
+                state[f"{key}:{_plain(names[id(parameter)], trial.adapter)}"] = value.detach().cpu().contiguous()
+        save_file(state, folder / OPTIMIZER)
+
+    def export(self, slot: int, folder: Path) -> Integrity | None:
+        """Write the result for others: PEFT's format, checked, or a Hugging Face model folder.
+
+        Raises:
+            BadAdapter: the integrity gate refused what was written.
+        """
+        trial = self._trials[slot]
+        if trial.adapter is None:
+            trial.base.model.save_pretrained(folder, safe_serialization=True)
+            return None
+        adapters.save_adapter(trial.base, trial.adapter, folder)
+        shapes = {name: tuple(t.shape) for name, t in adapters.adapter_tensors(trial.base, trial.adapter).items()}
+        integrity = check_adapter(folder, shapes=shapes, base_revision=trial.base.revision)
+        write_integrity(folder, integrity)
+        return integrity
+
+    def load(self, slot: int, folder: Path) -> None:
+        trial = self._trials[slot]
+        if trial.adapter is not None:
+            adapters.load_adapter_weights(trial.parameters, trial.adapter, folder)
+        else:
+            saved = load_weights(folder)
+            with torch.no_grad():
+                for name, parameter in trial.parameters.items():
+                    parameter.copy_(saved[name])
+        by_name = {_plain(name, trial.adapter): p for name, p in trial.parameters.items()}
+        trial.optimizer.state.clear()
+        for name, value in load_file(folder / OPTIMIZER).items():
+            key, _, path = name.partition(":")
+            parameter = by_name[path]
+            # The step counter stays where fused AdamW keeps it: fp32, on the parameter's device.
+            kept = value.to(parameter.device) if key == "step" else value.to(parameter.device, parameter.dtype)
+            trial.optimizer.state.setdefault(parameter, {})[key] = kept
+
+    def close(self, slot: int) -> None:
+        trial = self._trials.pop(slot)
+        if trial.adapter is not None:
+            adapters.detach(trial.base, trial.adapter)
+
+    @contextmanager
+    def _active(self, slot: int, *, training: bool) -> Iterator[Base]:
+        """The slot's model with only its own adapter switched on, in training mode or not."""
+        trial = self._trials.get(slot)
+        if trial is None and slot != BASE_SLOT:
+            raise ValueError(f"slot {slot} holds no trial")
+        base = trial.base if trial else self.base
+        adapters.activate(base, trial.adapter if trial else None)
+        base.model.train(training)
+        yield base
+
+    def _losses(self, base: Base, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss and weight of every token that carries loss, and where it stands in the stream, [N] each."""
+        at_N = batch.weights_T.nonzero().squeeze(1)
+        documents = Documents.of(batch.lengths, base.device)
+        keep = {"logits_to_keep": at_N.to(base.device)} if _keeps_logits(base) else {}
+        with self._autocast(base), attending_by_document(base.model):
+            logits = base.model(
+                input_ids=batch.tokens_T.to(base.device).unsqueeze(0),
+                position_ids=batch.positions_T.to(base.device).unsqueeze(0),
+                use_cache=False,
+                documents=documents,
+                **keep,
+            ).logits[0]
+        logits_NV = logits if keep else logits[at_N.to(base.device)]
+        losses_N = token_losses(logits_NV, batch.targets_T[at_N].to(base.device))
+        return losses_N, batch.weights_T[at_N].to(losses_N), at_N
+
+    def _autocast(self, base: Base) -> AbstractContextManager[object]:
+        if self._precision.autocast is None:
+            return nullcontext()
+        return torch.autocast(base.device.type, dtype=self._precision.autocast)
+
+
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a saved model folder, whether it is one file or several."""
+    index = folder / "model.safetensors.index.json"
+    files = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    return {name: tensor for file in files for name, tensor in load_file(folder / file).items()}
+
+
+def _plain(name: str, adapter: str | None) -> str:
+    """A parameter's name without its slot, so that a trial may be loaded into another slot."""
+    return name.replace(f".{adapter}.", ".") if adapter else name
+
+
+def _keeps_logits(base: Base) -> bool:
+    return "logits_to_keep" in inspect.signature(base.model.forward).parameters
+
+
+def _dropout_seed(seed: int, step: int, micro_batch: int) -> int:
+    digest = hashlib.sha256(f"dropout:{seed}:{step}:{micro_batch}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout as a function of the trial's clock: a resumed trial needs no saved generator."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,98 @@
+"""LoRA adapters on a base, made and written by PEFT: any PEFT user can load what is saved here.
+
+Several adapters may hang on one base, one per slot; only the activated one takes part in a forward pass.
+Files are PEFT's own: ``adapter_config.json`` and ``adapter_model.safetensors``, plus ``integrity.json``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft.functional import delete_adapter, set_adapter
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ftcluster.contracts.ports import AdapterSettings
+from ftcluster.errors import StoreError
+from ftcluster.models.base import Base
+from ftcluster.models.targets import resolve_targets
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+_PREFIX = "base_model.model."  # what PEFT's own wrapper puts before every name
+
+
+def attach(base: Base, name: str, settings: AdapterSettings, seed: int) -> dict[str, torch.nn.Parameter]:
+    """Hang a freshly initialised adapter on the base; returns its parameters by name, fp32 at least.
+
+    ``A`` is Kaiming-uniform from ``seed``, ``B`` is zero, both as PEFT draws them.
+
+    Raises:
+        ModelError: a target the model does not have.
+    """
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=resolve_targets(base.model, settings.targets),
+        use_rslora=settings.rslora,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=str(base.folder),
+        revision=None,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, base.model, name)
+    parameters = {path: p for path, p in base.model.named_parameters() if f".{name}." in path and ".lora_" in path}
+    for parameter in parameters.values():
+        if parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()
+    return parameters
+
+
+def activate(base: Base, name: str | None) -> None:
+    """Let one adapter take part in the forward pass and be trained; None: the bare base."""
+    if getattr(base.model, "peft_config", None):
+        set_adapter(base.model, name or [])
+
+
+def detach(base: Base, name: str) -> None:
+    """Take an adapter off the base and free it."""
+    delete_adapter(base.model, adapter_name=name, prefix="lora_")
+    base.model.peft_config.pop(name, None)
+
+
+def adapter_tensors(base: Base, name: str) -> dict[str, Tensor]:
+    """The adapter's tensors under PEFT's file names, on the CPU."""
+    state = get_peft_model_state_dict(base.model, adapter_name=name, save_embedding_layers=False)
+    return {_PREFIX + key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
+
+
+def save_adapter(base: Base, name: str, folder: Path) -> None:
+    """Write the adapter in PEFT's format into an existing folder."""
+    config: Any = base.model.peft_config[name]
+    inference, config.inference_mode = config.inference_mode, True
+    try:
+        config.save_pretrained(str(folder))
+    finally:
+        config.inference_mode = inference
+    save_file(adapter_tensors(base, name), folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def load_adapter_weights(parameters: dict[str, torch.nn.Parameter], name: str, folder: Path) -> None:
+    """Copy saved tensors into an attached adapter, bit for bit.
+
+    Raises:
+        StoreError: the file's tensors are not those of this adapter.
+    """
+    saved = load_file(folder / WEIGHTS)
+    expected = {_PREFIX + path.replace(f".{name}.", "."): p for path, p in parameters.items()}
+    if saved.keys() != expected.keys() or any(saved[k].shape != p.shape for k, p in expected.items()):
+        raise StoreError("the saved adapter has other tensors than this trial's", where=str(folder / WEIGHTS),
+                         remedy="resume with the config the checkpoint was made with (run.yaml beside it)")
+    with torch.no_grad():
+        for key, parameter in expected.items():
+            parameter.copy_(saved[key])

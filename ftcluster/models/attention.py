@@ -1,0 +1,106 @@
+"""Attention that never crosses a document, for models fed with one padding-free stream.
+
+Every other layer of a decoder works token by token, so only attention must know where documents end. It is
+told by the keyword ``documents`` (a :class:`Documents`), which transformers hands through to whichever
+attention function a model's config names. The stream is unfolded to right-padded rows for the attention
+product alone: with a causal mask no real query can look at padding behind it, so no mask is needed.
+
+    stream  [1, heads, T, D]  ->  rows [B, heads, L, D]  ->  softmax(q k / sqrt(D)) v  ->  stream
+
+Does not own generation: there the model runs with transformers' own ``sdpa``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AttentionInterface
+
+NAME = "ftcluster_documents"
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Where each token of a stream sits once documents are rows: ``rows * longest + column``, [T]."""
+
+    count: int
+    longest: int
+    places_T: Tensor
+    sources_BL: Tensor  # stream index each padded place is filled from, [B * L]
+
+    @classmethod
+    def of(cls, lengths: tuple[int, ...], device: torch.device) -> Documents:
+        longest = max(lengths)
+        sizes = torch.tensor(lengths)
+        starts = torch.cumsum(sizes, 0) - sizes
+        columns = torch.arange(longest)
+        real_BL = columns < sizes[:, None]
+        places = real_BL.flatten().nonzero().squeeze(1)
+        # Padding repeats the document's first token: finite values that no real query ever sees.
+        sources = torch.where(real_BL, starts[:, None] + columns, starts[:, None]).flatten()
+        return cls(len(lengths), longest, places.to(device), sources.to(device))
+
+
+def document_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001 - part of transformers' attention interface
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    documents: Documents | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """``query`` [1, heads, T, D], ``key`` and ``value`` [1, kv_heads, T, D] -> [1, T, heads, D].
+
+    Raises:
+        ValueError: called without ``documents``, or by a model that caps its attention scores.
+    """
+    if documents is None:
+        raise ValueError("document attention needs the keyword `documents`; use `sdpa` for padded batches")
+    if softcap is not None:
+        raise ValueError(f"{type(module).__name__} caps attention scores, which document attention cannot do yet")
+
+    def unfold(stream: Tensor) -> Tensor:
+        rows = stream[0].index_select(1, documents.sources_BL)
+        return rows.unflatten(1, (documents.count, documents.longest)).transpose(0, 1)
+
+    mask = None
+    if sliding_window is not None and sliding_window < documents.longest:
+        distance = torch.arange(documents.longest, device=query.device)
+        distance = distance[:, None] - distance[None, :]
+        mask = (distance >= 0) & (distance < sliding_window)
+    rows = F.scaled_dot_product_attention(
+        unfold(query),
+        unfold(key),
+        unfold(value),
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    folded = rows.transpose(1, 2).flatten(0, 1).index_select(0, documents.places_T)
+    return folded.unsqueeze(0), None
+
+
+@contextmanager
+def attending_by_document(model: Any) -> Iterator[None]:
+    """Switch a transformers model to document attention for the time of a forward pass."""
+    AttentionInterface.register(NAME, document_attention)
+    config = model.config
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before

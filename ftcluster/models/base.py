@@ -1,0 +1,128 @@
+"""A base model: a Hugging Face folder loaded once per host, with its tokenizer and fingerprint.
+
+Owns loading and the checks that a folder is usable. Does not own adapters (``adapters``) nor the
+computation of a loss (``engine``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from ftcluster.errors import ModelError
+
+_SAMPLE = 1 << 20
+_SAMPLES = 16
+
+
+@dataclass
+class Base:
+    """A model ready to be trained on, frozen until somebody unfreezes it."""
+
+    folder: Path
+    revision: str
+    model: Any  # transformers.PreTrainedModel
+    tokenizer: Any  # transformers.PreTrainedTokenizerFast
+    device: torch.device
+    dtype: torch.dtype
+
+
+def load_base(
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    revision: str = "",
+    trust_remote_code: bool = False,
+) -> Base:
+    """Load weights (safetensors only) and tokenizer.
+
+    Raises:
+        ModelError: the folder is missing or incomplete, or model and tokenizer do not belong together.
+    """
+    check_folder(folder)
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            attn_implementation="sdpa",
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        remedy = "check that the folder is a complete causal language model in safetensors format"
+        raise ModelError(str(error).splitlines()[0], where=str(folder), remedy=remedy) from error
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+    check_vocabulary(model.get_input_embeddings().weight.shape[0], tokenizer, folder)
+    model.requires_grad_(False).eval()
+    model.config.use_cache = False
+    return Base(folder, revision or fingerprint(folder), model.to(device), tokenizer, torch.device(device), dtype)
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The folder's tokenizer.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        remedy = "save the tokenizer into the model folder: tokenizer.save_pretrained(folder)"
+        raise ModelError(f"no usable tokenizer ({str(error).splitlines()[0]})", where=str(folder), remedy=remedy) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that is no complete Hugging Face model, without loading anything.
+
+    Raises:
+        ModelError: it does not exist, or has no config.json or no safetensors weights.
+    """
+    if not folder.is_dir():
+        raise ModelError("no such model folder", where=str(folder), remedy="set model.path to a Hugging Face model folder")
+    if not (folder / "config.json").is_file():
+        raise ModelError("config.json is missing", where=str(folder), remedy="model.path must name the model's own folder")
+    if not any(folder.glob("*.safetensors")):
+        remedy = "convert the weights: model.save_pretrained(folder) with transformers writes safetensors"
+        raise ModelError("no *.safetensors weights", where=str(folder), remedy=remedy)
+
+
+def check_vocabulary(rows: int, tokenizer: Any, folder: Path) -> None:
+    """Refuse a tokenizer that can produce ids the model's embedding does not have.
+
+    Raises:
+        ModelError: naming both sizes.
+    """
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise ModelError(
+            f"the tokenizer has ids up to {largest}, the model's embedding only {rows} rows",
+            where=str(folder),
+            remedy="use the tokenizer the model was trained with",
+        )
+
+
+def fingerprint(folder: Path) -> str:
+    """Identity of a folder's weights: sha256 over config and 16 evenly spaced MiB of each weights file."""
+    digest = hashlib.sha256(json.dumps(json.loads((folder / "config.json").read_text()), sort_keys=True).encode())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            for offset in sorted({min(i * (size // _SAMPLES), size) for i in range(_SAMPLES)} | {max(0, size - _SAMPLE)}):
+                file.seek(offset)
+                digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()
