@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from ftcluster.contracts.batch import Batch, LossSums
 from ftcluster.contracts.trial import RunState
 
-
 BASE_SLOT = -1  # the bare base model, for evaluation and generation only
 
 

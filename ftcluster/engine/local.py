@@ -23,13 +23,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ftcluster.contracts.batch import Batch, LossSums
-from ftcluster.contracts.ports import BASE_SLOT, TrialOpening
+from ftcluster.contracts.ports import BASE_SLOT, AdapterSettings, OptimizerSettings, TrialOpening
 from ftcluster.engine.precision import Precision
+from ftcluster.errors import BadAdapter
 from ftcluster.models import adapters
 from ftcluster.models.attention import Documents, attending_by_document
 from ftcluster.models.base import Base
 from ftcluster.models.generation import generate
-from ftcluster.models.integrity import Integrity, check_adapter, write_integrity
+from ftcluster.models.integrity import Integrity, check_adapter, read_integrity, write_integrity
 from ftcluster.objectives.cross_entropy import token_losses
 
 OPTIMIZER = "optimizer.safetensors"
@@ -87,6 +88,27 @@ class LocalEngine:
             base = self.base
             parameters = adapters.attach(base, f"slot{trial.slot}", trial.adapter, trial.seed)
         self._trials[trial.slot] = _Trial(trial, base, parameters)
+
+    def open_saved(self, slot: int, folder: Path) -> None:
+        """Hang a saved adapter on the shared base, to be evaluated and asked, not trained on.
+
+        Raises:
+            BadAdapter: it is not what was saved, or was trained on other weights than this base's.
+            StoreError: its weights do not fit its config.
+        """
+        if slot in self._trials or slot < 0:
+            raise ValueError(f"slot {slot} is taken or negative")
+        trained_on = read_integrity(folder).base_revision
+        if trained_on != self.base.revision:
+            raise BadAdapter(
+                f"the adapter was trained on base {trained_on[:12]}, this base is {self.base.revision[:12]}",
+                where=str(folder),
+                remedy=f"put the weights it was trained on back into {self.base.folder}",
+            )
+        parameters = adapters.attach_saved(self.base, f"slot{slot}", folder)
+        # The rank only marks it as an adapter; PEFT took the real settings from the adapter's own config.
+        opening = TrialOpening(slot, 0, OptimizerSettings(), AdapterSettings(rank=0, alpha=0.0))
+        self._trials[slot] = _Trial(opening, self.base, parameters)
 
     def forward_backward(
         self, batch: Batch, normalisers: Mapping[int, float], clock: Mapping[int, tuple[int, int]]

@@ -29,7 +29,10 @@ def answer(engine: Engine, slot: int, tokenizer: Any, prompts: Sequence[Messages
     """Greedy answers of one trial (or of ``BASE_SLOT``) to each prompt."""
     rows = engine.generate(slot, [prompt_tokens(tokenizer, p) for p in prompts], max_new_tokens)
     return [
-        Answer(tokenizer.decode(row, skip_special_tokens=True).strip(), len(row) < max_new_tokens or _stopped(tokenizer, row))
+        Answer(
+            tokenizer.decode(row, skip_special_tokens=True).strip(),
+            len(row) < max_new_tokens or _stopped(tokenizer, row),
+        )
         for row in rows
     ]
 

@@ -6,6 +6,7 @@ Files are PEFT's own: ``adapter_config.json`` and ``adapter_model.safetensors``,
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,30 @@ def attach(base: Base, name: str, settings: AdapterSettings, seed: int) -> dict[
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        return _inject(base, name, config)
+
+
+def attach_saved(base: Base, name: str, folder: Path) -> dict[str, torch.nn.Parameter]:
+    """Hang a saved adapter on the base, as its own config file describes it; returns its parameters by name.
+
+    Raises:
+        StoreError: its weights are not those its config describes on this base.
+    """
+    config = LoraConfig.from_pretrained(str(folder))
+    with torch.random.fork_rng():
+        parameters = _inject(base, name, config)
+    try:
+        load_adapter_weights(parameters, name, folder)
+    except StoreError:
+        detach(base, name)
+        raise
+    return parameters
+
+
+def _inject(base: Base, name: str, config: LoraConfig) -> dict[str, torch.nn.Parameter]:
+    with warnings.catch_warnings():
+        # PEFT warns of a second adapter on one model, which is what a shared base is for.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         inject_adapter_in_model(config, base.model, name)
     parameters = {path: p for path, p in base.model.named_parameters() if f".{name}." in path and ".lora_" in path}
     for parameter in parameters.values():
@@ -91,8 +116,11 @@ def load_adapter_weights(parameters: dict[str, torch.nn.Parameter], name: str, f
     saved = load_file(folder / WEIGHTS)
     expected = {_PREFIX + path.replace(f".{name}.", "."): p for path, p in parameters.items()}
     if saved.keys() != expected.keys() or any(saved[k].shape != p.shape for k, p in expected.items()):
-        raise StoreError("the saved adapter has other tensors than this trial's", where=str(folder / WEIGHTS),
-                         remedy="resume with the config the checkpoint was made with (run.yaml beside it)")
+        raise StoreError(
+            "the saved adapter has other tensors than this trial's",
+            where=str(folder / WEIGHTS),
+            remedy="resume with the config the checkpoint was made with (run.yaml beside it)",
+        )
     with torch.no_grad():
         for key, parameter in expected.items():
             parameter.copy_(saved[key])

@@ -82,7 +82,9 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         remedy = "save the tokenizer into the model folder: tokenizer.save_pretrained(folder)"
-        raise ModelError(f"no usable tokenizer ({str(error).splitlines()[0]})", where=str(folder), remedy=remedy) from error
+        raise ModelError(
+            f"no usable tokenizer ({str(error).splitlines()[0]})", where=str(folder), remedy=remedy
+        ) from error
 
 
 def check_folder(folder: Path) -> None:
@@ -92,9 +94,13 @@ def check_folder(folder: Path) -> None:
         ModelError: it does not exist, or has no config.json or no safetensors weights.
     """
     if not folder.is_dir():
-        raise ModelError("no such model folder", where=str(folder), remedy="set model.path to a Hugging Face model folder")
+        raise ModelError(
+            "no such model folder", where=str(folder), remedy="set model.path to a Hugging Face model folder"
+        )
     if not (folder / "config.json").is_file():
-        raise ModelError("config.json is missing", where=str(folder), remedy="model.path must name the model's own folder")
+        raise ModelError(
+            "config.json is missing", where=str(folder), remedy="model.path must name the model's own folder"
+        )
     if not any(folder.glob("*.safetensors")):
         remedy = "convert the weights: model.save_pretrained(folder) with transformers writes safetensors"
         raise ModelError("no *.safetensors weights", where=str(folder), remedy=remedy)
@@ -122,7 +128,9 @@ def fingerprint(folder: Path) -> str:
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}".encode())
         with path.open("rb") as file:
-            for offset in sorted({min(i * (size // _SAMPLES), size) for i in range(_SAMPLES)} | {max(0, size - _SAMPLE)}):
+            for offset in sorted(
+                {min(i * (size // _SAMPLES), size) for i in range(_SAMPLES)} | {max(0, size - _SAMPLE)}
+            ):
                 file.seek(offset)
                 digest.update(file.read(_SAMPLE))
     return digest.hexdigest()

@@ -32,7 +32,9 @@ class Integrity:
     bytes: int
 
 
-def check_adapter(folder: Path, *, shapes: dict[str, tuple[int, ...]] | None = None, base_revision: str = "") -> Integrity:
+def check_adapter(
+    folder: Path, *, shapes: dict[str, tuple[int, ...]] | None = None, base_revision: str = ""
+) -> Integrity:
     """Read an adapter back on the CPU and refuse it unless it is sound; ``shapes`` are the live adapter's.
 
     Raises:
@@ -54,7 +56,9 @@ def check_adapter(folder: Path, *, shapes: dict[str, tuple[int, ...]] | None = N
     else:
         problems += _faults(tensors, shapes)
     if problems:
-        raise BadAdapter("; ".join(problems), where=str(folder), remedy="nothing was kept of this save; see the trial's log")
+        raise BadAdapter(
+            "; ".join(problems), where=str(folder), remedy="nothing was kept of this save; see the trial's log"
+        )
     return Integrity(
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         base_revision=base_revision,
@@ -73,7 +77,9 @@ def _faults(tensors: dict[str, torch.Tensor], shapes: dict[str, tuple[int, ...]]
     found += [f"{name} has not moved from zero" for name, t in tensors.items() if "lora_B" in name and not t.any()]
     if shapes is not None:
         missing, extra = shapes.keys() - tensors.keys(), tensors.keys() - shapes.keys()
-        found += [f"{name} is missing" for name in sorted(missing)] + [f"{name} is unexpected" for name in sorted(extra)]
+        found += [f"{name} is missing" for name in sorted(missing)] + [
+            f"{name} is unexpected" for name in sorted(extra)
+        ]
         found += [
             f"{name} has shape {tuple(tensors[name].shape)}, expected {shape}"
             for name, shape in shapes.items()
@@ -96,7 +102,9 @@ def read_integrity(folder: Path) -> Integrity:
     try:
         stored = Integrity(**json.loads((folder / FILE).read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise BadAdapter(f"no integrity record ({error})", where=str(folder), remedy="save the adapter again") from error
+        raise BadAdapter(
+            f"no integrity record ({error})", where=str(folder), remedy="save the adapter again"
+        ) from error
     now = check_adapter(folder, base_revision=stored.base_revision)
     if now.sha256 != stored.sha256:
         raise BadAdapter(

@@ -47,5 +47,7 @@ def resolve_targets(model: Any, wanted: Sequence[str]) -> list[str]:
             remedy=f"choose from: {', '.join(known)}, or {ALL_LINEAR}",
         )
     if not wanted:
-        raise ModelError("no target given", where="adapter.targets", remedy=f"choose from: {', '.join(known)}, or {ALL_LINEAR}")
+        raise ModelError(
+            "no target given", where="adapter.targets", remedy=f"choose from: {', '.join(known)}, or {ALL_LINEAR}"
+        )
     return [name for name in known if name in wanted]

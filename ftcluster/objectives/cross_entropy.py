@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 
 def token_losses(logits_NV: Tensor, targets_N: Tensor) -> Tensor:

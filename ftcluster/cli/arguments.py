@@ -1,0 +1,31 @@
+"""Arguments that several verbs share, declared once so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ftcluster.cli.complete import complete_override, complete_sweep
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        autocompletion=complete_override,
+        help="Config: groups (model=folder) and keys (optim.lr=1e-3). See ftcluster config groups and config show.",
+        show_default=False,
+    ),
+]
+SweepFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="SWEEP", autocompletion=complete_sweep, help="A sweep file, or the bare name of a shipped one."
+    ),
+]
+ConfigDir = Annotated[
+    Path | None,
+    typer.Option("--config-dir", metavar="FOLDER", help="Your own groups and experiments, laid out like conf/."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables for people.")]

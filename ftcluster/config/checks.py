@@ -1,0 +1,287 @@
+"""Rules across fields and files; each broken one is a sentence with the field, its value and the remedy.
+
+``check`` needs nothing but the config, ``check_files`` looks at the disk, ``check_sweep`` at a sweep's own
+fields. All of them report everything they find at once. Types and names of keys are ``values``' business.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ftcluster.config.catalog import known_keys
+from ftcluster.config.schema import RunConfig, SweepConfig
+from ftcluster.config.suggest import did_you_mean
+from ftcluster.config.values import show, to_dict
+from ftcluster.errors import ConfigError
+from ftcluster.units import Duration
+
+NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
+METRICS = MappingProxyType(
+    {
+        "eval/loss": "nats per trained token on the validation rows",
+        "eval/perplexity": "exp of eval/loss",
+        "eval/exact_match": "share of validation rows whose generated answer equals the reference",
+    }
+)
+CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "data.format": ("auto", "messages", "alpaca", "prompt_completion", "question_answer", "text"),
+        "adapter.kind": ("lora", "none"),
+        "objective.name": ("sft", "pretrain"),
+        "optim.schedule": ("cosine", "linear", "constant"),
+        "engine.name": ("auto", "local"),
+        "engine.device": ("auto", "cpu", "cuda"),
+        "engine.precision": ("auto", "fp64", "fp32", "bf16"),
+    }
+)
+SWEEP_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "sampler.name": ("grid", "random", "qmc", "tpe"),
+        "pruner.name": ("none", "halving"),
+        "direction": ("minimize", "maximize"),
+    }
+)
+# field -> (lowest, highest, ends that are themselves excluded)
+_RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
+    {
+        "seed": (0, 2**32 - 1, ""),
+        "data.validation_fraction": (0, 1, "high"),
+        "data.test_fraction": (0, 1, "high"),
+        "data.max_length": (2, float("inf"), ""),
+        "data.max_bad_rows": (0, 1, ""),
+        "data.limit": (0, float("inf"), ""),
+        "adapter.rank": (1, float("inf"), ""),
+        "adapter.alpha": (0, float("inf"), "low"),
+        "adapter.dropout": (0, 1, "high"),
+        "optim.lr": (0, float("inf"), "low"),
+        "optim.weight_decay": (0, float("inf"), ""),
+        "optim.beta1": (0, 1, "high"),
+        "optim.beta2": (0, 1, "high"),
+        "optim.eps": (0, float("inf"), "low"),
+        "optim.clip": (0, float("inf"), ""),
+        "optim.warmup": (0, 1, "high"),
+        "optim.final_lr": (0, 1, ""),
+        "optim.batch_size": (1, float("inf"), ""),
+        "optim.micro_batch": (1, float("inf"), ""),
+        "engine.threads": (0, float("inf"), ""),
+        "engine.keep_checkpoints": (1, float("inf"), ""),
+        "evaluation.max_rows": (0, float("inf"), ""),
+        "evaluation.generate": (0, float("inf"), ""),
+        "evaluation.max_new_tokens": (1, float("inf"), ""),
+        "tracking.log_every": (1, float("inf"), ""),
+        "cluster.cpus": (0, float("inf"), ""),
+        "cluster.max_trials": (0, float("inf"), ""),
+    }
+)
+_SWEEP_RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
+    {"sampler.seed": (0, 2**32 - 1, ""), "pruner.eta": (2, float("inf"), ""), "budget.trials": (1, float("inf"), "")}
+)
+
+
+def check(config: RunConfig) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        ConfigError: every problem found.
+    """
+    values = _flat(config)
+    problems = [*_name("name", config.name), *_in_range(values, _RANGES), *_among(values, CHOICES)]
+    problems += [*_durations(config), *_data(config), *_adapter(config), *_optim(config), *_placement(config)]
+    if not config.model.path:
+        problems.append("model.path is empty; write model.path=FOLDER with a Hugging Face model folder, or model=tiny.")
+    if config.tracking.uri and not re.match(r"^(sqlite|https?|postgresql|mysql|mssql)(\+\w+)?://", config.tracking.uri):
+        problems.append(
+            "tracking.uri must start with sqlite:///, http(s):// or postgresql://; MLflow keeps no runs in plain files."
+        )
+    if not config.tracking.experiment:
+        problems.append("tracking.experiment is empty; MLflow needs the name of an experiment.")
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_sweep(sweep: SweepConfig, base: RunConfig) -> None:
+    """Refuse a sweep that cannot be judged or never ends.
+
+    Raises:
+        ConfigError: every problem found.
+    """
+    values = _flat(sweep)
+    problems = [*_name("name", sweep.name), *_in_range(values, _SWEEP_RANGES), *_among(values, SWEEP_CHOICES)]
+    problems += _duration("pruner.first", sweep.pruner.first)
+    problems += _metric(sweep, base)
+    if not sweep.space:
+        problems.append("space is empty; a sweep varies at least one key, such as optim.lr: choice(1e-4, 1e-3).")
+    swept = [key for key in sweep.space if key.split(".")[0] in ("name", "home", "tracking", "cluster")]
+    problems += [f"space.{key} does not change what a trial learns; give it once on the command line." for key in swept]
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_files(config: RunConfig) -> None:
+    """Refuse files that are not there or cannot be read.
+
+    Raises:
+        ConfigError: every problem found, with the names that are near in that folder.
+    """
+    problems = list(_model_folder(Path(config.model.path))) if config.model.path else []
+    for field in ("train", "validation", "test"):
+        for name in getattr(config.data, field):
+            problems += _data_file(f"data.{field}", Path(name))
+    if problems:
+        made = Path(config.home) / "demo"
+        missing_demo = any(str(made) in problem for problem in problems)
+        raise ConfigError(problems, remedy="ftcluster demo makes the demo's model and data" if missing_demo else "")
+
+
+def _flat(config: RunConfig | SweepConfig) -> dict[str, object]:
+    tree = to_dict(config)
+    found: dict[str, object] = {}
+    kind: Any = type(config)
+    for key in known_keys(kind):
+        section, _, name = key.rpartition(".")
+        found[key] = tree[section][name] if section else tree[name]
+    return found
+
+
+def _name(field: str, value: str) -> Iterator[str]:
+    if value and not NAME.match(value):
+        advice = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")[:63] or "my-run"
+        yield (
+            f"{field}={value} must be lower-case letters, digits and hyphens, 63 at most, no hyphen first; "
+            f"for example {advice}."
+        )
+
+
+def _in_range(values: Mapping[str, object], ranges: Mapping[str, tuple[float, float, str]]) -> Iterator[str]:
+    for key, (low, high, excluded) in ranges.items():
+        value = values[key]
+        assert isinstance(value, int | float)
+        too_low = value <= low if excluded == "low" else value < low
+        too_high = value >= high if excluded == "high" else value > high
+        if too_low or too_high:
+            lowest = f"above {low:g}" if excluded == "low" else f"at least {low:g}"
+            highest = "" if high == float("inf") else f" and {'below' if excluded == 'high' else 'at most'} {high:g}"
+            yield f"{key}={value:g} must be {lowest}{highest}."
+
+
+def _among(values: Mapping[str, object], choices: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    for key, known in choices.items():
+        value = str(values[key])
+        if value not in known:
+            yield f"{key}={value} does not exist.{did_you_mean(value, known)} Known: {', '.join(known)}."
+
+
+def _duration(field: str, text: str) -> Iterator[str]:
+    try:
+        Duration.parse(text)
+    except ValueError as error:
+        yield f"{field}: {error}."
+
+
+def _durations(config: RunConfig) -> Iterator[str]:
+    yield from _duration("optim.duration", config.optim.duration)
+    yield from _duration("evaluation.every", config.evaluation.every)
+    if config.engine.checkpoint_every:
+        yield from _duration("engine.checkpoint_every", config.engine.checkpoint_every)
+
+
+def _data(config: RunConfig) -> Iterator[str]:
+    data = config.data
+    if not data.train:
+        yield "data.train is empty; write data.train=[rows.jsonl] with your own rows, or data=demo."
+    taken = (0 if data.validation else data.validation_fraction) + (0 if data.test else data.test_fraction)
+    if taken >= 1:
+        yield f"data.validation_fraction + data.test_fraction = {taken:g} leave no rows to train on; keep them below 1."
+    if config.objective.name == "sft" and data.format == "text":
+        yield "objective.name=sft trains on answers and data.format=text has none; use objective=pretrain."
+    if config.objective.name == "pretrain" and config.evaluation.generate:
+        yield (
+            f"evaluation.generate={config.evaluation.generate} compares answers and objective=pretrain has none; "
+            "use evaluation=loss."
+        )
+
+
+def _adapter(config: RunConfig) -> Iterator[str]:
+    adapter = config.adapter
+    if adapter.kind != "lora":
+        return
+    if not adapter.targets:
+        yield "adapter.targets is empty, so nothing would be trained; use [all-linear] or [q_proj, v_proj]."
+    if "all-linear" in adapter.targets and len(adapter.targets) > 1:
+        yield f"adapter.targets={show(adapter.targets)}: all-linear already covers the others; keep one or the other."
+    twice = sorted({name for name in adapter.targets if adapter.targets.count(name) > 1})
+    if twice:
+        yield f"adapter.targets names {', '.join(twice)} more than once; name each module once."
+
+
+def _optim(config: RunConfig) -> Iterator[str]:
+    batch, micro = config.optim.batch_size, config.optim.micro_batch
+    if batch >= 1 and micro >= 1 and batch % micro:
+        below = [size for size in range(1, batch + 1) if batch % size == 0]
+        nearest = min(below, key=lambda size: abs(size - micro))
+        yield (
+            f"optim.batch_size={batch} is no multiple of optim.micro_batch={micro}; "
+            f"optim.micro_batch={nearest} or optim.batch_size={max(1, round(batch / micro)) * micro} would do."
+        )
+
+
+def _placement(config: RunConfig) -> Iterator[str]:
+    engine, cluster = config.engine, config.cluster
+    if engine.device == "cpu" and engine.precision == "bf16":
+        yield "engine.precision=bf16 with engine.device=cpu is slower and less exact than fp32; use fp32."
+    if cluster.gpus < 0 and cluster.gpus != -1:
+        yield f"cluster.gpus={cluster.gpus:g} must be 0 or more, or -1 for one where the cluster has GPUs."
+    if cluster.gpus > 1 and cluster.gpus != int(cluster.gpus):
+        yield f"cluster.gpus={cluster.gpus:g}: above 1 only whole GPUs can be reserved."
+    if engine.device == "cpu" and cluster.gpus > 0:
+        yield f"cluster.gpus={cluster.gpus:g} reserves GPUs that engine.device=cpu leaves idle; set cluster.gpus=0."
+    if engine.device == "cuda" and cluster.gpus == 0:
+        yield "engine.device=cuda needs a GPU and cluster.gpus=0 reserves none; set cluster.gpus=1."
+
+
+def _metric(sweep: SweepConfig, base: RunConfig) -> Iterator[str]:
+    if sweep.metric.startswith("train/"):
+        yield (
+            f"metric={sweep.metric} is measured on rows a trial trains on: the best value says who memorised most; "
+            "never select on training loss. Use metric=eval/loss."
+        )
+        return
+    if sweep.metric not in METRICS:
+        yield f"metric={sweep.metric} does not exist.{did_you_mean(sweep.metric, METRICS)} Known: {', '.join(METRICS)}."
+        return
+    if sweep.metric == "eval/exact_match" and not base.evaluation.generate:
+        yield "metric=eval/exact_match needs generated answers; set evaluation=generate or evaluation.generate=64."
+    wanted = "maximize" if sweep.metric == "eval/exact_match" else "minimize"
+    if sweep.direction in SWEEP_CHOICES["direction"] and sweep.direction != wanted:
+        yield f"direction={sweep.direction} would select the worst trial by {sweep.metric}; use direction={wanted}."
+    if not base.data.validation and base.data.validation_fraction == 0:
+        yield f"metric={sweep.metric} needs held-out rows; set data.validation or data.validation_fraction above 0."
+
+
+def _model_folder(folder: Path) -> Iterator[str]:
+    if not folder.is_dir():
+        yield f"model.path={folder} is not a folder.{_near(folder)}"
+    elif not (folder / "config.json").is_file():
+        names = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
+        yield f"model.path={folder} has no config.json, so it is no Hugging Face model folder; it holds {names}."
+
+
+def _data_file(field: str, file: Path) -> Iterator[str]:
+    if not file.is_file():
+        yield f"{field}: {file} {'is a folder' if file.is_dir() else 'does not exist'}.{_near(file)}"
+    elif file.suffix not in (".json", ".jsonl"):
+        yield f"{field}: {file} is neither .json nor .jsonl."
+    elif not os.access(file, os.R_OK):
+        yield f"{field}: {file} cannot be read; change its permissions."
+
+
+def _near(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f" The folder {folder} does not exist either."
+    return did_you_mean(path.name, [entry.name for entry in folder.iterdir()])

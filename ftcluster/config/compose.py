@@ -1,0 +1,155 @@
+"""Override words and YAML groups -> one frozen ``RunConfig``.
+
+    words -> groups chosen, and checked against what there is
+          -> ``layers`` puts the YAML files together
+          -> ``key=value`` words are laid on top, references resolved, paths made absolute
+          -> ``values.build`` checks every key and type
+
+Whether values make sense together is decided by ``checks``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ftcluster.config import layers
+from ftcluster.config import words as override_words
+from ftcluster.config.catalog import experiments, groups, known_keys
+from ftcluster.config.environment import default_home
+from ftcluster.config.schema import RunConfig
+from ftcluster.config.suggest import did_you_mean
+from ftcluster.config.values import build, dotted_keys, from_dict, merged, nested, to_dict, unknown_key
+from ftcluster.config.words import Word
+from ftcluster.errors import ConfigError
+
+__all__ = ["compose", "experiments", "from_dict", "groups", "known_keys", "override", "resolve_home", "to_dict"]
+
+
+def compose(overrides: Sequence[str], *, config_dir: Path | None = None) -> RunConfig:
+    """The config that these words describe, e.g. ``["experiment=lora_sft", "optim.lr=1e-3"]``.
+
+    Raises:
+        ConfigError: unknown keys, options or types, an unreadable or forbidden YAML file.
+    """
+    words = _parsed(overrides)
+    options = groups(config_dir)
+    choices = [word for word in words if word.key in options]
+    settings = [word for word in words if word.key not in options]
+    problems = [problem for word in choices for problem in _bad_choice(word, options)]
+    problems += [problem for word in settings for problem in _bad_key(word, options)]
+    if problems:
+        raise ConfigError(problems)
+    files = layers.load([str(word) for word in choices], config_dir)
+    tree = _with(merged(to_dict(RunConfig()), files.content), settings)
+    tree["home"] = tree["home"] or str(default_home())
+    return _absolute_paths(build(RunConfig, _resolved(tree), files.place))
+
+
+def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """``config`` with some keys changed: as strict as ``compose`` at a fraction of its cost, for one call per trial.
+
+    Raises:
+        ConfigError: unknown keys, wrong types, or a group (those are chosen when a config is composed).
+    """
+    words = _parsed(overrides)
+    problems = [problem for word in words for problem in _bad_key(word, groups())]
+    if problems:
+        raise ConfigError(problems)
+    return _absolute_paths(build(RunConfig, _resolved(_with(to_dict(config), words))))
+
+
+def resolve_home(config: RunConfig) -> Path:
+    """Folder of ledger, runs and embedded MLflow; ``FTCLUSTER_HOME`` or ``./runs`` where the config names none."""
+    return Path(config.home).expanduser().absolute() if config.home else default_home()
+
+
+def _parsed(overrides: Sequence[str]) -> list[Word]:
+    words: list[Word] = []
+    problems: list[str] = []
+    remedy = ""
+    for text in overrides:
+        try:
+            words.append(override_words.parse(text))
+        except ConfigError as error:
+            problems += error.problems
+            remedy = remedy or error.remedy
+    problems += [
+        f"{word}: several values make a sweep; give one, or use ftcluster sweep." for word in words if word.sweep
+    ]
+    if problems:
+        raise ConfigError(problems, remedy=remedy)
+    return words
+
+
+def _bad_choice(word: Word, options: Mapping[str, list[str]]) -> Iterator[str]:
+    known = options[word.key]
+    if isinstance(word.value, Mapping | list):
+        yield f"{word}: choose one option, {word.key}=NAME, and set single keys with {word.key}.KEY=VALUE."
+    elif word.text not in known and not (word.key == "experiment" and word.value is None):
+        hint = did_you_mean(word.text, known)
+        if word.key in _OWN_FILES and any(mark in word.text for mark in "/."):
+            hint = f" For your own, write {_OWN_FILES[word.key].format(word.text)}."
+        yield f"{word}: {word.key} has no such option.{hint} Options: {', '.join(known)}."
+
+
+_OWN_FILES = {"data": "data=jsonl data.train=[{}]", "model": "model=folder model.path={}"}
+
+
+def _bad_key(word: Word, options: Mapping[str, list[str]]) -> Iterator[str]:
+    known = dotted_keys(RunConfig)
+    if word.key in options:
+        yield f"{word}: a group is chosen when a config is composed, not afterwards; set single keys instead."
+    elif word.key not in known and not word.key.startswith("data.columns."):
+        yield unknown_key(word.key, known if "." in word.key else (*known, *options))
+
+
+def _with(tree: dict[str, Any], words: Sequence[Word]) -> dict[str, Any]:
+    for word in words:
+        known = known_keys().get(word.key)
+        # 007 and 1e5 stay as they were typed where text is wanted
+        as_typed = known is not None and known.type is str and isinstance(word.value, int | float)
+        value: Any = word.text if as_typed and not isinstance(word.value, bool) else word.value
+        tree = merged(tree, nested(word.key, value))
+    return tree
+
+
+def _resolved(tree: dict[str, Any]) -> dict[str, Any]:
+    missing = [key for key in known_keys() if _lookup(tree, key) == "???"]
+    if missing:
+        raise ConfigError([f"{key} has no value yet; write {key}=..." for key in missing])
+    try:
+        plain: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    except OmegaConfBaseException as error:
+        cause = str(error.msg or error).splitlines()[0]
+        raise ConfigError(
+            [f"a ${{...}} reference cannot be followed: {cause}."], where=str(error.full_key or "")
+        ) from None
+    return dict(plain)
+
+
+def _lookup(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _absolute_paths(config: RunConfig) -> RunConfig:
+    """Workers run in other folders, so a path means what it meant where it was written."""
+
+    def absolute(path: str) -> str:
+        return str(Path(path).expanduser().absolute()) if path else ""
+
+    data = replace(
+        config.data,
+        train=[absolute(path) for path in config.data.train],
+        validation=[absolute(path) for path in config.data.validation],
+        test=[absolute(path) for path in config.data.test],
+    )
+    model = replace(config.model, path=absolute(config.model.path))
+    return replace(config, home=absolute(config.home), model=model, data=data)

@@ -1,0 +1,64 @@
+"""The one module that reads environment variables, and where the package's own folders are.
+
+    FTCLUSTER_HOME        ledger, runs and embedded MLflow; default ./runs
+    FTCLUSTER_DEBUG       1: tracebacks instead of one-line errors, like --debug
+    RAY_ADDRESS           a Ray cluster to use instead of an embedded one
+    MLFLOW_TRACKING_URI   an MLflow server or database instead of the embedded one
+
+A value in a config wins over the variable. Configs themselves cannot read variables (see ``yamlfile``).
+``NO_COLOR`` is honoured by rich itself.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import ftcluster
+
+_PACKAGE = Path(ftcluster.__file__).resolve().parent
+
+
+def default_home() -> Path:
+    """``FTCLUSTER_HOME``, else ``./runs``; absolute, because workers run in other folders."""
+    return Path(os.environ.get("FTCLUSTER_HOME") or "runs").expanduser().absolute()
+
+
+def debug_wanted() -> bool:
+    """True when tracebacks are wanted."""
+    return os.environ.get("FTCLUSTER_DEBUG", "") not in ("", "0")
+
+
+def ray_address(configured: str = "") -> str:
+    """The Ray cluster to use; empty: an embedded one."""
+    return configured or os.environ.get("RAY_ADDRESS", "")
+
+
+def tracking_uri(configured: str = "") -> str:
+    """The MLflow store to use; empty: the embedded one."""
+    return configured or os.environ.get("MLFLOW_TRACKING_URI", "")
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """This process's variables with ``changes``, for a child process."""
+    return {**os.environ, **changes}
+
+
+def completion_words() -> list[str]:
+    """The words typed so far while a shell asks for completions, else nothing."""
+    return os.environ.get("COMP_WORDS", "").split()
+
+
+def conf_folder() -> Path:
+    """The shipped config groups: inside an installed package, else beside it in a checkout."""
+    return _shipped("conf")
+
+
+def sweeps_folder() -> Path:
+    """The shipped sweep files."""
+    return _shipped("sweeps")
+
+
+def _shipped(name: str) -> Path:
+    inside = _PACKAGE / name
+    return inside if inside.is_dir() else _PACKAGE.parent / name

@@ -1,0 +1,269 @@
+"""``Ledger``: the truth about sweeps, trials and trainings, their states and their reports.
+
+Every method is one transaction, so what it wrote is there for every other process, also after a kill. Rows
+come and go as frozen values. The ledger decides nothing about a sweep; it only refuses what cannot be true:
+a name used twice, an ended run that goes on, a report counted twice, two drivers on one sweep.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import sqlalchemy as sa
+
+from ftcluster.contracts.trial import RunState, TrialReport
+from ftcluster.errors import StoreError
+from ftcluster.ledger import names, opening, schema, states
+from ftcluster.ledger.failures import failures
+from ftcluster.ledger.process import Owner
+from ftcluster.ledger.schema import Kind, ReportRow, RunRow
+
+Liveness = Callable[[Owner], bool | None]  # None: cannot be told from here
+_HELD = (RunState.RUNNING, RunState.PAUSED)
+_RUNS = schema.runs.c
+_REPORTS = schema.reports.c
+
+
+class Ledger:
+    """An open ledger; a context manager. Threads may share it."""
+
+    def __init__(self, engine: sa.Engine, clock: Callable[[], float]) -> None:
+        self._engine = engine
+        self._writer = opening.writer(engine)
+        self._clock = clock
+        self.place = opening.place(engine.url)
+
+    @classmethod
+    def open(
+        cls, url_or_home: str | Path, *, clock: Callable[[], float] = time.time, patience: float = opening.PATIENCE
+    ) -> Ledger:
+        """Open the ledger of a home folder (``<home>/ledger.db``) or a database URL; create or upgrade it.
+
+        ``patience`` is how many seconds to wait for another writer.
+
+        Raises:
+            StoreError: it cannot be reached or written, or was written by a newer ftcluster.
+        """
+        return cls(opening.connect(opening.database_url(url_or_home), patience), clock)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with failures(self.place), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with failures(self.place), self._writer.begin() as connection:
+            yield connection
+
+    # Runs --------------------------------------------------------------------------------------------------------
+
+    def add(self, row: RunRow) -> RunRow:
+        """Write a new run; returns it with its time of creation.
+
+        Raises:
+            UsageError: not a name.
+            StoreError: the name is taken, or the number within the parent, or there is no such parent.
+        """
+        names.check_name(row.name)
+        with self._writing() as connection:
+            if _row(connection, row.name):
+                free = names.free(connection, row.name)
+                raise StoreError(f'there is a run "{row.name}" already', where=self.place, remedy=f"try name={free}")
+            return self._insert(connection, row)
+
+    def free_name(self, wanted: str) -> str:
+        """A name nobody has yet, made from any text: ``"My Sweep!"`` -> ``my-sweep``, then ``my-sweep-2``."""
+        with self._reading() as connection:
+            return names.free(connection, wanted)
+
+    def add_with_free_name(self, row: RunRow) -> RunRow:
+        """``add`` under ``free_name(row.name)``; two processes never get the same one.
+
+        Raises:
+            StoreError: the number within the parent is taken, or there is no such parent.
+        """
+        with self._writing() as connection:
+            return self._insert(connection, replace(row, name=names.free(connection, row.name)))
+
+    def _insert(self, connection: sa.Connection, row: RunRow) -> RunRow:
+        if row.parent is not None:
+            if not _row(connection, row.parent):
+                raise _unknown(row.parent, self.place)
+            same = sa.and_(_RUNS.parent == row.parent, _RUNS.number == row.number)
+            if other := connection.scalar(sa.select(_RUNS.name).where(same)):
+                remedy = "give each trial of a sweep its own number"
+                raise StoreError(f"{other} is number {row.number} of {row.parent}", where=self.place, remedy=remedy)
+        row = replace(row, created_at=self._clock())
+        connection.execute(schema.runs.insert().values(schema.columns(row)))
+        return row
+
+    def get(self, name: str) -> RunRow:
+        """The run of exactly this name.
+
+        Raises:
+            StoreError: there is none.
+        """
+        with self._reading() as connection:
+            return self._existing(connection, name)
+
+    def find(self, reference: str) -> RunRow:
+        """The run a user means by a name, the beginning of one, or an MLflow run id.
+
+        Raises:
+            UsageError: none, with the nearest names, or several, with their names.
+        """
+        with self._reading() as connection:
+            return names.found(connection, reference)
+
+    def runs(
+        self, kind: Kind | None = None, parent: str | None = None, states: Collection[RunState] | None = None
+    ) -> list[RunRow]:
+        """Runs that meet every given condition, oldest first; those of a parent by their number."""
+        query = sa.select(schema.runs)
+        if kind is not None:
+            query = query.where(_RUNS.kind == kind)
+        if parent is not None:
+            query = query.where(_RUNS.parent == parent).order_by(_RUNS.number)
+        if states is not None:
+            query = query.where(_RUNS.state.in_(sorted(states)))
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(_RUNS.created_at, _RUNS.name))
+            return [schema.run_row(row) for row in rows]
+
+    def _existing(self, connection: sa.Connection, name: str) -> RunRow:
+        if row := _row(connection, name):
+            return row
+        raise _unknown(name, self.place)
+
+    # States ------------------------------------------------------------------------------------------------------
+
+    def set_state(self, name: str, state: RunState, *, reason: str = "", **changes: Any) -> RunRow:
+        """Move a run to a state, or leave it there, and change other fields of its row with it.
+
+        Raises:
+            StoreError: no such run, or a state that cannot follow the present one.
+            TypeError: not a field of ``RunRow`` that can change.
+        """
+        with self._writing() as connection:
+            return self._change(connection, self._existing(connection, name), state, reason, **changes)
+
+    def reopen(self, name: str) -> RunRow:
+        """Put a failed run back among the waiting ones, to be tried again.
+
+        Raises:
+            StoreError: no such run, or it did not fail.
+        """
+        with self._writing() as connection:
+            row = self._existing(connection, name)
+            if row.state is not RunState.FAILED:
+                remedy = "only failed runs are run again; start a new one"
+                raise StoreError(f"{name} is {row.state}, not failed", where=self.place, remedy=remedy)
+            row = replace(row, state=RunState.WAITING, reason="", owner=None, ended_at=None)
+            return _update(connection, row)
+
+    def claim(self, name: str, owner: Owner, is_alive: Liveness) -> RunRow:
+        """Make ``owner`` the one that runs this run, unless another lives; an owner nobody can check counts as living.
+
+        Raises:
+            StoreError: no such run, it has ended, or another process has it.
+        """
+        with self._writing() as connection:
+            row = self._existing(connection, name)
+            held = row.state in _HELD and row.owner is not None and row.owner != owner
+            if held and row.owner is not None and is_alive(row.owner) is not False:
+                remedy = f"wait for it, or stop it on {row.owner.host} with: kill {row.owner.pid}"
+                raise StoreError(f"{name} is being run by {row.owner}", where=self.place, remedy=remedy)
+            return self._change(connection, row, RunState.RUNNING, "", owner=owner)
+
+    def reap(self, is_alive: Liveness) -> list[RunRow]:
+        """Mark runs interrupted whose process is gone; a run without owner has that of its parent."""
+        with self._writing() as connection:
+            held = connection.execute(sa.select(schema.runs).where(_RUNS.state.in_(_HELD)))
+            reaped = []
+            for row in [schema.run_row(each) for each in held]:
+                owner = row.owner or (row.parent and self._existing(connection, row.parent).owner)
+                if owner and is_alive(owner) is False:
+                    reason = f"{owner} ended without a word"
+                    reaped.append(self._change(connection, row, RunState.INTERRUPTED, reason))
+            return reaped
+
+    def _change(self, connection: sa.Connection, row: RunRow, state: RunState, reason: str, **changes: Any) -> RunRow:
+        if not states.allowed(row.state, state):
+            remedy = "a failed run can be reopened, any other end is final" if row.state.ended else "run it first"
+            raise StoreError(f"{row.name} is {row.state} and cannot become {state}", where=self.place, remedy=remedy)
+        if fixed := sorted(set(changes) - schema.CHANGEABLE):
+            raise TypeError(f"{', '.join(fixed)} cannot be changed; these can: {', '.join(sorted(schema.CHANGEABLE))}")
+        now = self._clock()
+        stays = row.state is state
+        changed = replace(
+            row,
+            **changes,
+            state=state,
+            reason=reason or (row.reason if stays else ""),
+            started_at=now if state is RunState.RUNNING and row.started_at is None else row.started_at,
+            ended_at=now if state.ended and not stays else row.ended_at,
+        )
+        return _update(connection, changed)
+
+    # Reports -----------------------------------------------------------------------------------------------------
+
+    def record(self, report: TrialReport, rung: int) -> bool:
+        """Write what a run said at a rung; False, and nothing changed, if it was recorded before.
+
+        Raises:
+            StoreError: no such run.
+        """
+        with self._writing() as connection:
+            row = self._existing(connection, report.name)
+            before = sa.and_(_REPORTS.run == report.name, _REPORTS.rung == rung)
+            if connection.execute(sa.select(_REPORTS.run).where(before)).first():
+                return False
+            values = {"run": report.name, "rung": rung, "step": report.step, "metrics": dict(report.metrics)}
+            values |= {"tokens": report.tokens, "seconds": report.seconds, "created_at": self._clock()}
+            connection.execute(schema.reports.insert().values(values))
+            if row.rung is None or rung > row.rung:
+                _update(connection, replace(row, rung=rung, step=report.step, metrics=report.metrics))
+            return True
+
+    def reports(self, name: str) -> list[ReportRow]:
+        """All reports of a run and of its trials, by trial number and rung."""
+        query = (
+            sa.select(schema.reports, _RUNS.number)
+            .join_from(schema.reports, schema.runs, _REPORTS.run == _RUNS.name)
+            .where(sa.or_(_RUNS.name == name, _RUNS.parent == name))
+            .order_by(_RUNS.number, _RUNS.name, _REPORTS.rung)
+        )
+        with self._reading() as connection:
+            return [ReportRow(**row._mapping) for row in connection.execute(query)]
+
+
+def _row(connection: sa.Connection, name: str) -> RunRow | None:
+    row = connection.execute(sa.select(schema.runs).where(_RUNS.name == name)).first()
+    return schema.run_row(row) if row else None
+
+
+def _update(connection: sa.Connection, row: RunRow) -> RunRow:
+    connection.execute(schema.runs.update().where(_RUNS.name == row.name).values(schema.columns(row)))
+    return row
+
+
+def _unknown(name: str, place: str) -> StoreError:
+    return StoreError(f'there is no run "{name}"', where=place, remedy="`ftcluster runs` lists what there is")

@@ -1,0 +1,339 @@
+"""The driver of a sweep: an event loop between the ledger, the decisions and the hosts.
+
+    free host?  -> a promoted trial, else a new one (study proposes, ledger remembers, host trains)
+    host done?  -> ledger records the report -> halving decides -> trials are promoted, pruned, finished
+
+The ledger is written before anything depends on it, and all decisions are functions of the ledger: a driver
+that was killed is replaced by another one, which goes on from what is written. Owns no placement (``cluster``),
+no decisions (``halving``, ``study``), no training.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ftcluster.cluster.ray_cluster import Cluster, Host, HostLost, Resources
+from ftcluster.config.compose import from_dict, to_dict
+from ftcluster.config.identity import identity
+from ftcluster.config.schema import RunConfig
+from ftcluster.contracts.folder import RunFolder
+from ftcluster.contracts.trial import RunState
+from ftcluster.errors import FtclusterError, StoreError
+from ftcluster.ledger.schema import RunRow
+from ftcluster.ledger.store import Ledger
+from ftcluster.sweep.halving import decide
+from ftcluster.sweep.plan import SweepPlan
+from ftcluster.sweep.space import override_words
+from ftcluster.sweep.study import Observation, propose
+from ftcluster.sweep.view import Overview, TrialLine, View
+from ftcluster.tracking.spool import SpoolTracker
+from ftcluster.training.bench import prepare_data
+from ftcluster.training.session import plan as plan_of
+from ftcluster.training.worker import Job, Outcome, Worker
+
+RETRIES = 2  # of a stretch whose host was lost
+_TICK = 0.25  # seconds between looks at running trials
+
+
+@dataclass
+class _Stretch:
+    """A trial on a host, from its checkpoint to the next rung."""
+
+    trial: RunRow
+    rung: int
+    until: int
+    host: Host
+    job: Any
+
+
+@dataclass
+class Driver:
+    """Runs one sweep to its end; ``stop`` makes it put everything away and return early."""
+
+    plan: SweepPlan
+    ledger: Ledger
+    cluster: Cluster
+    folder: Path
+    tags: Mapping[str, str]
+    view: View
+    clock: Callable[[], float] = time.monotonic
+    stopping: Callable[[], bool] = lambda: False
+    _hosts: list[Host] = field(default_factory=list)
+    _idle: list[Host] = field(default_factory=list)
+    _running: list[_Stretch] = field(default_factory=list)
+    _lost: Counter[str] = field(default_factory=Counter)
+    _exhausted: bool = False
+    _promoted: dict[int, int] = field(default_factory=dict)  # trial number -> rung it may train to
+    _totals: dict[str, int] = field(default_factory=dict)
+    _started: float = 0.0
+
+    def run(self) -> None:
+        """Returns when every trial has ended, or everything running was saved after ``stop``.
+
+        Raises:
+            UsageError: a trial is larger than every node.
+        """
+        self._started = self.clock()
+        resources = self.cluster.resources(self.plan.base.cluster.cpus, self.plan.base.cluster.gpus)
+        room = self.cluster.room(resources)
+        wanted = min(room, self.plan.trials, self.plan.base.cluster.max_trials or room)
+        try:
+            for _ in range(wanted):
+                self._start_host(resources)
+            while not self.stopping():
+                self._decide()
+                while self._idle and self._start_next():
+                    pass
+                if not self._running:
+                    break
+                self._collect(resources)
+                self._show()
+            if self._running:
+                self._put_away(resources)
+            self._show()
+        finally:
+            for host in self._hosts:
+                host.kill()
+
+    # Facts from the ledger ---------------------------------------------------------------------------------------
+
+    def _trials(self) -> list[RunRow]:
+        return self.ledger.runs(parent=self.plan.name)
+
+    def _values(self) -> dict[int, dict[int, float]]:
+        """trial number -> rung -> metric."""
+        found: dict[int, dict[int, float]] = {}
+        for report in self.ledger.reports(self.plan.name):
+            found.setdefault(report.number, {})[report.rung] = report.metrics.get(self.plan.spec.metric, math.nan)
+        return found
+
+    # Decisions ---------------------------------------------------------------------------------------------------
+
+    def _decide(self) -> None:
+        """Write down what is certain by now; idempotent."""
+        trials = self._trials()
+        failed = {t.number for t in trials if t.state in (RunState.FAILED, RunState.KILLED)}
+        count = len(trials) if self._exhausted else self.plan.trials
+        verdict = decide(count, self.plan.rungs, self.plan.eta, self.plan.spec.direction, self._values(), failed)
+        self._promoted = dict(verdict.promote)
+        for trial in trials:
+            if trial.state.ended or self._on_host(trial.name):
+                continue
+            if trial.number in verdict.finished:
+                self._end(trial, RunState.FINISHED)
+            elif trial.number in verdict.prune:
+                self._end(trial, RunState.PRUNED, f"below the cut after step {trial.step}")
+
+    def _end(self, trial: RunRow, state: RunState, reason: str = "") -> None:
+        """Close a trial: its records first, so that a ledger that says ended means everything was recorded."""
+        folder = RunFolder(Path(trial.folder))
+        tracker = SpoolTracker(folder.path)
+        try:
+            if folder.adapter.is_dir():
+                tracker.artifact(folder.adapter, "adapter")
+            if folder.model.is_dir():
+                tracker.tags({"ftcluster.model_folder": str(folder.model)})
+            tracker.tags({"ftcluster.overrides": " ".join(override_words(trial.overrides))})
+            tracker.state(state, reason)
+            tracker.flush()
+        finally:
+            tracker.close()
+        self.ledger.set_state(trial.name, state, reason=reason)
+
+    # Starting ----------------------------------------------------------------------------------------------------
+
+    def _start_host(self, resources: Resources) -> None:
+        threads = max(1, int(resources.cpus))
+        host = self.cluster.start(len(self._hosts), resources, lambda: Worker(threads))
+        self._hosts.append(host)
+        self._idle.append(host)
+
+    def _start_next(self) -> bool:
+        """Put one more trial on an idle host; False when none can start now."""
+        trials = self._trials()
+        ready = [t for t in trials if not t.state.ended and not self._on_host(t.name)]
+        values = self._values()
+        # What another driver left behind, then what was promoted (furthest first), then something new.
+        cut = [t for t in ready if t.state is not RunState.PAUSED]
+        promoted = sorted((t for t in ready if t.number in self._promoted), key=lambda t: -self._promoted[t.number])
+        if cut:
+            return self._launch(cut[0], len(values.get(cut[0].number, ())))
+        if promoted:
+            return self._launch(promoted[0], self._promoted[promoted[0].number])
+        if len(trials) < self.plan.trials and not self._exhausted:
+            return self._propose(trials, values)
+        return False
+
+    def _propose(self, trials: list[RunRow], values: Mapping[int, Mapping[int, float]]) -> bool:
+        history = [Observation(t.number, t.overrides, t.state, *_latest(values.get(t.number, {}))) for t in trials]
+        number = len(trials)
+        spec = self.plan.spec
+        point = propose(
+            self.plan.space,
+            spec.sampler.name,
+            seed=spec.sampler.seed,
+            direction=spec.direction,
+            number=number,
+            history=history,
+        )
+        if point is None:
+            self._exhausted = True
+            self._decide()
+            return True  # fewer trials than planned: promotions may be possible now
+        name = self.plan.trial_name(number)
+        config, problem = self.plan.base, ""
+        try:
+            config = self.plan.trial_config(number, point)
+        except FtclusterError as error:
+            problem = str(error)
+        trial = RunRow(
+            name=name,
+            kind="trial",
+            folder=str(self.folder / name),
+            config=to_dict(config),
+            overrides=point,
+            identity=identity(config),
+            parent=self.plan.name,
+            number=number,
+        )
+        self.ledger.add(trial)
+        if problem:
+            self._end(trial, RunState.FAILED, problem)
+            return True
+        return self._launch(trial, 0)
+
+    def _launch(self, trial: RunRow, rung: int) -> bool:
+        try:
+            config, prepared, total = self._opened(trial)
+        except FtclusterError as error:
+            self._end(trial, RunState.FAILED, str(error))
+            return True
+        until = self.plan.until(rung, total)
+        tags = {**self.tags, "ftcluster.sweep": self.plan.name, "ftcluster.identity": trial.identity}
+        self.ledger.set_state(trial.name, RunState.RUNNING)
+        host = self._idle.pop(0)
+        job = host.submit(Job(to_dict(config), trial.folder, prepared, until, tags))
+        self._running.append(_Stretch(trial, rung, until, host, job))
+        return True
+
+    def _opened(self, trial: RunRow) -> tuple[RunConfig, str, int]:
+        """A trial's config, prepared data and length; preparing again what is prepared takes milliseconds."""
+        config = from_dict(trial.config)
+        data = prepare_data(config)
+        total = self._totals.setdefault(trial.name, plan_of(config, data).total)
+        return config, str(data.folder), total
+
+    # Finishing ---------------------------------------------------------------------------------------------------
+
+    def _collect(self, resources: Resources) -> None:
+        ended = self.cluster.wait([s.job for s in self._running], _TICK)
+        for stretch in [s for s in self._running if s.job in ended]:
+            self._running.remove(stretch)
+            try:
+                outcome: Outcome = self.cluster.result(stretch.job)
+            except HostLost as error:
+                self._hosts.remove(stretch.host)
+                self._retry(stretch, error)
+                self._start_host(resources)
+                continue
+            self._idle.append(stretch.host)
+            self._settle(stretch, outcome)
+
+    def _settle(self, stretch: _Stretch, outcome: Outcome) -> None:
+        name = stretch.trial.name
+        if outcome.error:
+            self._end(self.ledger.get(name), RunState.FAILED, str(outcome.error))
+        elif outcome.stopped:
+            self._interrupt(self.ledger.get(name))
+        else:
+            assert outcome.report is not None
+            if self.plan.spec.metric not in outcome.report.metrics:
+                known = ", ".join(sorted(outcome.report.metrics))
+                reason = f"it reported no {self.plan.spec.metric}, only {known}"
+                self._end(self.ledger.get(name), RunState.FAILED, reason)
+                return
+            self.ledger.record(outcome.report, stretch.rung)
+            self.ledger.set_state(name, RunState.PAUSED)
+
+    def _retry(self, stretch: _Stretch, error: HostLost) -> None:
+        self._lost[stretch.trial.name] += 1
+        trial = self.ledger.get(stretch.trial.name)
+        if self._lost[trial.name] > RETRIES:
+            self._end(trial, RunState.FAILED, f"{error.message} ({RETRIES + 1} times)")
+        else:
+            self.view.note(f"{trial.name}: {error.message}; it goes on from its newest checkpoint on another host")
+            self.ledger.set_state(trial.name, RunState.INTERRUPTED, reason=error.message)
+
+    def _interrupt(self, trial: RunRow) -> None:
+        tracker = SpoolTracker(Path(trial.folder))
+        try:
+            tracker.state(RunState.INTERRUPTED, "stopped by the user")
+        finally:
+            tracker.close()
+        self.ledger.set_state(trial.name, RunState.INTERRUPTED, reason="stopped by the user")
+
+    def _put_away(self, resources: Resources) -> None:
+        """Let running trials save and return, at most for a minute; paused ones are saved already."""
+        for stretch in self._running:
+            stretch.host.stop()
+        deadline = self.clock() + 60
+        while self._running and self.clock() < deadline:
+            self._collect(resources)
+        for stretch in self._running:
+            stretch.host.kill()
+        for trial in self._trials():
+            if trial.state in (RunState.RUNNING, RunState.PAUSED):
+                try:
+                    self._interrupt(trial)
+                except StoreError as error:
+                    self.view.note(str(error))
+
+    # Showing -----------------------------------------------------------------------------------------------------
+
+    def _on_host(self, name: str) -> bool:
+        return any(stretch.trial.name == name for stretch in self._running)
+
+    def _show(self) -> None:
+        trials = self._trials()
+        on_host = {s.trial.name: s for s in self._running}
+        lines = [self._line(trial, on_host.get(trial.name)) for trial in trials]
+        ended = sum(trial.state.ended for trial in trials)
+        elapsed = self.clock() - self._started
+        steps = sum(line.step for line in lines)
+        rate = steps / elapsed if elapsed > 0 else 0.0
+        left = max(self.plan.steps_at_most - steps, 0) / rate if rate else math.nan
+        if ended == self.plan.trials:
+            left = 0.0
+        self.view.show(lines, Overview(self.plan.name, self.plan.spec.metric, ended, self.plan.trials, elapsed, left))
+
+    def _line(self, trial: RunRow, stretch: _Stretch | None) -> TrialLine:
+        seen = stretch.host.peek() if stretch else None
+        step = max(seen.step, trial.step) if seen else trial.step
+        until = stretch.until if stretch else trial.step
+        speed = seen.seconds / seen.step if seen and seen.step else math.nan
+        return TrialLine(
+            name=trial.name,
+            state=trial.state,
+            step=step,
+            until=until,
+            total=self._totals.get(trial.name, self.plan.rungs[-1]),
+            loss=seen.loss if seen else math.nan,
+            metric=trial.metrics.get(self.plan.spec.metric, math.nan),
+            tokens_per_s=seen.tokens_per_s if seen else 0.0,
+            eta_s=(until - step) * speed,
+            overrides=" ".join(override_words(trial.overrides)),
+            note=trial.reason if trial.state is RunState.FAILED else "",
+        )
+
+
+def _latest(reports: Mapping[int, float]) -> tuple[float | None, int]:
+    if not reports:
+        return None, 0
+    rung = max(reports)
+    return reports[rung], rung

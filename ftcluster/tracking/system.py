@@ -1,0 +1,50 @@
+"""What the training process takes from its machine, under the names MLflow shows as system metrics.
+
+Owns this process only: GPUs as a whole (temperature, errors, other users) are the cluster layer's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from functools import cache
+
+import psutil
+
+_MIB = 2**20
+
+
+def system_metrics() -> dict[str, float]:
+    """CPU of this process since the last call (100 is one core), its memory, the host's, and CUDA's peak."""
+    meter = _meter(os.getpid())
+    found = {
+        "system/cpu_percent": meter.percent(),
+        "system/memory_mb": meter.process.memory_info().rss / _MIB,
+        "system/host_memory_percent": psutil.virtual_memory().percent,
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found["system/gpu_memory_mb"] = torch.cuda.max_memory_allocated() / _MIB
+    return found
+
+
+class _CpuMeter:
+    """Unlike psutil's own, tells the mean since the process began at the first call instead of 0."""
+
+    def __init__(self, pid: int) -> None:
+        self.process = psutil.Process(pid)
+        self._seconds = 0.0
+        self._at = self.process.create_time()
+
+    def percent(self) -> float:
+        times, now = self.process.cpu_times(), time.time()
+        seconds = times.user + times.system
+        share = (seconds - self._seconds) / max(now - self._at, 1e-3)
+        self._seconds, self._at = seconds, now
+        return 100.0 * max(share, 0.0)
+
+
+@cache
+def _meter(pid: int) -> _CpuMeter:  # by process, since a forked one inherits this cache
+    return _CpuMeter(pid)

@@ -1,0 +1,116 @@
+"""The training loop: steps from the newest checkpoint up to a given step, then a report.
+
+    batches of a step -> forward_backward per micro-batch -> loss sums -> one optimizer step -> records
+                                   every so often: evaluate -> checkpoint
+
+All decisions are taken before it starts (``assemble``); nothing here reads a config.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from ftcluster.contracts.batch import LossSums
+from ftcluster.contracts.ports import Engine, Tracker
+from ftcluster.data.batches import Loader
+from ftcluster.engine.schedule import Schedule
+from ftcluster.errors import Diverged
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a trial is: all that a resumed loop needs to know."""
+
+    step: int = 0  # optimizer steps done
+    tokens: int = 0  # tokens read by training
+    seconds: float = 0.0  # spent in training steps
+    metrics: Mapping[str, float] | None = None  # newest held-out metrics
+    measured: int = -1  # the step they were measured at
+    tokens_per_s: float = 0.0  # of the newest step
+    loss: float = math.nan  # training loss of the newest step
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loop works with."""
+
+    engine: Engine
+    slot: int
+    loader: Loader
+    schedule: Schedule
+    tracker: Tracker
+    evaluate: Callable[[], dict[str, float]]
+    save: Callable[[Progress], None]
+    observe: Callable[[Progress], None]
+    stopping: Callable[[], bool]
+    clock: Callable[[], float]
+    evaluate_every: int
+    save_every: int
+    log_every: int
+
+
+def train(parts: Parts, progress: Progress, until: int) -> Progress:
+    """Train up to step ``until``, which is evaluated and saved too; returns early, saved, when asked to stop.
+
+    Raises:
+        Diverged: the loss or the gradient is no longer finite; nothing is saved then.
+    """
+    if progress.step >= until and progress.measured != progress.step:
+        progress = _measure(parts, progress)
+        parts.save(progress)
+    while progress.step < until:
+        progress = _step(parts, progress)
+        parts.observe(progress)
+        last, stopping = progress.step == until, parts.stopping()
+        if last or progress.step % parts.evaluate_every == 0:
+            progress = _measure(parts, progress)
+        if last or stopping or progress.step % parts.save_every == 0:
+            parts.save(progress)
+        if stopping:
+            break
+    return progress
+
+
+def _measure(parts: Parts, progress: Progress) -> Progress:
+    metrics = parts.evaluate()
+    parts.tracker.metrics(metrics, progress.step)
+    return replace(progress, metrics=metrics, measured=progress.step)
+
+
+def _step(parts: Parts, progress: Progress) -> Progress:
+    started = parts.clock()
+    step, slot = progress.step, parts.slot
+    batches = parts.loader.step_batches(step)
+    normaliser = {slot: max(sum(batch.weight(slot) for batch in batches), 1e-9)}
+    sums = LossSums()
+    for micro, batch in enumerate(batches):
+        sums += parts.engine.forward_backward(batch, normaliser, {slot: (step, micro)})[slot]
+    if not math.isfinite(sums.loss):
+        raise Diverged(f"the loss became {sums.loss} at step {step + 1}", remedy="lower optim.lr, or check the data")
+    lr = parts.schedule.lr(step)
+    norm = parts.engine.step(slot, lr)
+    if not math.isfinite(norm):
+        raise Diverged(
+            f"the gradient norm became {norm} at step {step + 1}", remedy="lower optim.lr, or check the data"
+        )
+    seconds = parts.clock() - started
+    progress = replace(
+        progress,
+        step=step + 1,
+        tokens=progress.tokens + sums.tokens,
+        seconds=progress.seconds + seconds,
+        tokens_per_s=sums.tokens / max(seconds, 1e-9),
+        loss=sums.mean,
+    )
+    if progress.step % parts.log_every == 0:
+        values = {
+            "train/loss": sums.mean,
+            "train/lr": lr,
+            "train/grad_norm": norm,
+            "train/tokens_per_s": progress.tokens_per_s,
+            "train/epoch": progress.step / parts.loader.steps_per_epoch,
+        }
+        parts.tracker.metrics(values, progress.step)
+    return progress

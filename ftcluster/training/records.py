@@ -1,0 +1,50 @@
+"""From ledger rows to what MLflow is shown: which experiment, which parent, and the delivery of what is pending."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ftcluster.config.environment import tracking_uri as chosen_uri
+from ftcluster.ledger.schema import RunRow
+from ftcluster.ledger.store import Ledger
+from ftcluster.tracking.bookmark import read_bookmark
+from ftcluster.tracking.mlflow_store import tracking_uri
+from ftcluster.tracking.projector import Projector, RunToProject
+
+DEFAULT_EXPERIMENT = "ftcluster"
+
+
+def store_uri(home: Path, configured: str) -> str:
+    """The MLflow store of a home: the config's, the environment's, else SQLite inside it."""
+    return tracking_uri(home, chosen_uri(configured))
+
+
+def to_project(row: RunRow) -> RunToProject:
+    """A sweep and its trials share an experiment of the sweep's name; a training goes to its config's."""
+    if row.kind == "train":
+        experiment = row.config.get("tracking", {}).get("experiment", DEFAULT_EXPERIMENT)
+    else:
+        experiment = row.parent or row.name
+    return RunToProject(row.name, Path(row.folder), row.parent, experiment, row.kind)
+
+
+def remember_ids(ledger: Ledger, rows: Iterable[RunRow], uri: str) -> None:
+    """Write into the ledger under which id MLflow knows each run, so that users may name runs by it."""
+    for row in rows:
+        bookmark = read_bookmark(Path(row.folder), uri)
+        if bookmark and bookmark.run_id != row.mlflow_run_id:
+            ledger.set_state(row.name, row.state, mlflow_run_id=bookmark.run_id)
+
+
+def deliver(ledger: Ledger, rows: Iterable[RunRow], home: Path, uri: str) -> tuple[int, int]:
+    """Bring MLflow up to date with these runs now; returns metric points delivered and records still pending.
+
+    Raises:
+        TrackingError: MLflow is away; everything stays in the spools.
+    """
+    rows = list(rows)
+    projector = Projector(uri, home)
+    done = [projector.deliver(to_project(row)) for row in rows]
+    remember_ids(ledger, rows, uri)
+    return sum(d.points for d in done), sum(d.pending for d in done)

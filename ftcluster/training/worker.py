@@ -1,0 +1,111 @@
+"""What runs inside a host: takes stretches of trials one after the other, keeps the base warm between them.
+
+A job ends with a value, never with an exception: whoever sent it must be able to tell a user's mistake (not
+retried) from a vanished process (retried elsewhere) without reading tracebacks.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ftcluster.config.compose import from_dict
+from ftcluster.config.schema import RunConfig
+from ftcluster.contracts.folder import RunFolder
+from ftcluster.contracts.trial import RunState, TrialReport
+from ftcluster.errors import FtclusterError, TrialError
+from ftcluster.tracking.spool import SpoolTracker
+from ftcluster.training.bench import Bench
+from ftcluster.training.loop import Progress
+from ftcluster.training.session import Session, start_records
+
+ERROR_LOG = "error.log"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stretch of a run: train what is in ``folder`` up to step ``until`` (None: to the end)."""
+
+    config: Mapping[str, Any]
+    folder: str
+    prepared: str
+    until: int | None
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A report, or why there is none. ``stopped``: asked to stop, saved, and resumable."""
+
+    report: TrialReport | None = None
+    error: FtclusterError | None = None
+    stopped: bool = False
+
+
+class Worker:
+    """One trial at a time; ``peek`` and ``stop`` may be called from another thread meanwhile."""
+
+    def __init__(self, threads: int = 0) -> None:
+        self._threads = threads
+        self._bench = Bench()
+        self._stop = threading.Event()
+        self._progress: Progress | None = None
+
+    def run(self, job: Job, observe: Callable[[Progress], None] = lambda _: None) -> Outcome:
+        """Train a stretch; every failure comes back in the outcome and is written to the run's spool."""
+        config = from_dict(job.config)
+        folder = RunFolder(Path(job.folder))
+        self._progress = None
+        if threads := config.engine.threads or self._threads:
+            torch.set_num_threads(threads)
+
+        def note(progress: Progress) -> None:
+            self._progress = progress
+            observe(progress)
+
+        try:
+            return self._train(config, folder, job, note)
+        except FtclusterError as error:
+            return Outcome(error=error)
+        except torch.OutOfMemoryError as error:
+            remedy = "halve optim.micro_batch (the batch size and the result stay the same)"
+            return Outcome(error=TrialError(f"out of GPU memory: {error}", where=config.name, remedy=remedy))
+        except Exception as error:  # a defect of ours or of a library: kept in full, told in a line
+            log = folder.path / ERROR_LOG
+            log.write_text(traceback.format_exc())
+            return Outcome(error=TrialError(f"{type(error).__name__}: {error}", where=config.name, remedy=f"see {log}"))
+
+    def _train(self, config: RunConfig, folder: RunFolder, job: Job, note: Callable[[Progress], None]) -> Outcome:
+        tracker = SpoolTracker(folder.path)
+        try:
+            if not folder.facts.exists():
+                start_records(tracker, config, dict(job.tags))
+            tracker.state(RunState.RUNNING)
+
+            def warn(text: str) -> None:
+                tracker.tags({"ftcluster.warning": text})
+
+            session = Session(
+                config, folder, job.prepared, self._bench, tracker, observe=note, stopping=self._stop.is_set, warn=warn
+            )
+            with session:
+                self._progress = session.progress
+                report = session.run(job.until)
+                short = report.step < min(job.until or session.plan.total, session.plan.total)
+            return Outcome(report=report, stopped=short)
+        finally:
+            tracker.close()
+
+    def peek(self) -> Progress | None:
+        """How far the running stretch is."""
+        return self._progress
+
+    def stop(self) -> None:
+        """Save at the next step and return; further jobs return at once after one step."""
+        self._stop.set()

@@ -1,0 +1,40 @@
+"""System metrics: of this process, under the names MLflow's system tab shows."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from ftcluster.tracking.system import system_metrics
+
+
+def burn(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_names_and_ranges() -> None:
+    found = system_metrics()
+
+    assert {"system/cpu_percent", "system/memory_mb", "system/host_memory_percent"} <= set(found)
+    assert found["system/memory_mb"] > 5
+    assert 0 < found["system/host_memory_percent"] <= 100
+
+
+def test_cpu_is_what_this_process_used_since_the_last_call() -> None:
+    system_metrics()
+    begun = time.monotonic()
+    burn(0.3)
+    busy = system_metrics()["system/cpu_percent"]
+    expected = 100 * 0.3 / (time.monotonic() - begun)
+
+    assert busy == pytest.approx(expected, rel=0.5)
+
+
+def test_memory_grows_with_what_is_held() -> None:
+    before = system_metrics()["system/memory_mb"]
+    held = bytearray(b"x" * 64 * 2**20)
+
+    assert system_metrics()["system/memory_mb"] > before + 0.9 * len(held) / 2**20
