@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from ftcluster.cli.complete import answer_bash
 from ftcluster.errors import FtclusterError
 
 
@@ -17,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ftcluster`` with these words (default: the process's own) and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _run(words)
+        code = answer_bash(lambda: _run(words))
         sys.stdout.flush()
         return code
     except BrokenPipeError:

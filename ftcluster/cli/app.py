@@ -27,7 +27,9 @@ VERBS: dict[str, Verb] = {
     "train": Verb("ftcluster.cli.train:train", "Train one model: full fine-tune, LoRA or pre-training.", _JOB),
     "sweep": Verb("ftcluster.cli.sweep:sweep", "Train many variants at once and stop the weak ones early.", _JOB),
     "runs": Verb("ftcluster.cli.runs:runs", "List runs and sweeps, show one, deliver what MLflow is missing.", _JOB),
-    "compare": Verb("ftcluster.cli.compare:compare", "Compare runs on the same held-out rows, in a table and a page.", _JOB),
+    "compare": Verb(
+        "ftcluster.cli.compare:compare", "Compare runs on the same held-out rows, in a table and a page.", _JOB
+    ),
     "promote": Verb("ftcluster.cli.promote:promote", "Give the best adapter an alias in the model registry.", _JOB),
     "rollback": Verb("ftcluster.cli.rollback:rollback", "Move an alias back to the version before.", _JOB),
     "chat": Verb("ftcluster.cli.chat:chat", "Talk to a base model, a run or a registered adapter.", _USE),
@@ -89,10 +91,10 @@ def _print_version(wanted: bool) -> None:
 
 
 def _ftcluster(
-    version: Annotated[  # noqa: ARG001 - acts in its callback
+    version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,  # noqa: ARG001 - taken out by main
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
 ) -> None:
     """Fine-tune language models on a cluster: sweep, compare, promote.
 

@@ -12,7 +12,7 @@ from ftcluster.cli.complete import complete_override, complete_sweep
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
+        metavar="KEY=VALUE",
         autocompletion=complete_override,
         help="Config: groups (model=folder) and keys (optim.lr=1e-3). See ftcluster config groups and config show.",
         show_default=False,
@@ -27,5 +27,9 @@ SweepFile = Annotated[
 ConfigDir = Annotated[
     Path | None,
     typer.Option("--config-dir", metavar="FOLDER", help="Your own groups and experiments, laid out like conf/."),
+]
+Home = Annotated[
+    Path | None,
+    typer.Option("--home", metavar="FOLDER", help="Ledger, runs, embedded MLflow; default FTCLUSTER_HOME, ./runs."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables for people.")]

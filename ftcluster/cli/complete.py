@@ -1,12 +1,18 @@
-"""Shell completion of override words: ``model=<TAB>``, ``optim.<TAB>``, ``engine.device=<TAB>``, sweep names."""
+"""Shell completion of override words: ``model=<TAB>``, ``optim.<TAB>``, ``engine.device=<TAB>``, sweep names.
+
+Bash alone takes ``model=ti`` for three words and wants back what follows the equals sign; ``answer_bash``
+stands between it and the rest, which sees whole words.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import io
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ftcluster.config.catalog import describe, groups, known_keys
-from ftcluster.config.environment import sweeps_folder
+from ftcluster.config.environment import bash_completion, set_bash_completion, sweeps_folder
 
 
 def complete_override(incomplete: str) -> list[tuple[str, str]]:
@@ -24,6 +30,34 @@ def complete_sweep(incomplete: str) -> list[tuple[str, str]]:
     paths = [(f"{entry}/", "folder") for entry in entries if entry.is_dir()]
     paths += [(str(entry), "sweep file") for entry in entries if entry.suffix in (".yaml", ".yml")]
     return [(word, text) for word, text in shipped + paths if word.startswith(incomplete)]
+
+
+def answer_bash(complete: Callable[[], int]) -> int:
+    """Run ``complete``, which prints completions; where bash asks, put its words together before and trim after."""
+    if (asked := bash_completion()) is None:
+        return complete()
+    words, position = _rejoined(*asked)
+    set_bash_completion(words, position)
+    current = words[position] if position < len(words) else ""
+    answers = io.StringIO()
+    with contextlib.redirect_stdout(answers):
+        code = complete()
+    for answer in answers.getvalue().splitlines():
+        print(answer[current.rfind("=") + 1 :])
+    return code
+
+
+def _rejoined(words: list[str], position: int) -> tuple[list[str], int]:
+    whole: list[str] = []
+    cursor = len(words)
+    for index, word in enumerate(words):
+        if whole and (word == "=" or whole[-1].endswith("=")):
+            whole[-1] += word
+        else:
+            whole.append(word)
+        if index == position:
+            cursor = len(whole) - 1
+    return whole, min(cursor, len(whole))
 
 
 def _keys(incomplete: str) -> Iterator[tuple[str, str]]:

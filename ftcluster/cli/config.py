@@ -50,9 +50,9 @@ def show_groups(config_dir: ConfigDir = None, as_json: Json = False) -> None:
 def show_config(overrides: Overrides = None, config_dir: ConfigDir = None, as_json: Json = False) -> None:
     """Print the config that some words resolve to, every key with its meaning.
 
-      ftcluster config show
-      ftcluster config show experiment=lora_sft optim.lr=1e-3
-      ftcluster config show experiment=lora_sft > my_conf/experiment/mine.yaml
+    ftcluster config show
+    ftcluster config show experiment=lora_sft optim.lr=1e-3
+    ftcluster config show experiment=lora_sft > my_conf/experiment/mine.yaml
     """
     from ftcluster.config.compose import compose, to_dict
 
@@ -71,8 +71,8 @@ def check_file(
 ) -> None:
     """Check a sweep file or an experiment: names, types, ranges, combinations. Lists all problems; exit code 2.
 
-      ftcluster config check sweeps/demo.yaml
-      ftcluster config check my_conf/experiment/mine.yaml model.path=./qwen
+    ftcluster config check sweeps/demo.yaml
+    ftcluster config check my_conf/experiment/mine.yaml model.path=./qwen
     """
     from ftcluster.config.sweepfile import find_sweep, is_sweep
     from ftcluster.config.yamlfile import read

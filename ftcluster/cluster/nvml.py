@@ -10,8 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-# nvmlDeviceGetFieldValues: what the driver wants done to a GPU that has failed
-_RECOVERY_ACTIONS = ("none", "reset the GPU", "reboot the node", "drain, then reset the peer GPUs", "drain, then reset")
+# What the driver asks for after a fault, by NVML_GPU_RECOVERY_ACTION_*
+_RECOVERY_ACTIONS = (
+    "nothing",
+    "reset this GPU",
+    "reboot the node",
+    "end what uses peer-to-peer transfers",
+    "end what runs on this GPU, then reset it",
+    "recover the IMEX domain",
+    "reset the bus",
+    "reboot the whole system",
+)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ftcluster.errors import FtclusterError, UsageError
 _OBJECT_STORE = 128 * 2**20  # jobs and reports are kilobytes; weights never travel through Ray
 
 
-class HostLost(FtclusterError):
+class HostLostError(FtclusterError):
     """The host's process or its node is gone; the trial it ran can be resumed elsewhere."""
 
     retryable = True
@@ -169,12 +169,12 @@ class Cluster:
         """What an ended job returned.
 
         Raises:
-            HostLost: its process or node is gone.
+            HostLostError: its process or node is gone.
         """
         try:
             return ray.get(job)
         except (RayActorError, RayError) as error:
-            raise HostLost(f"the host was lost: {str(error).splitlines()[0]}") from error
+            raise HostLostError(f"the host was lost: {str(error).splitlines()[0]}") from error
 
 
 def _fits(node: dict[str, float], wanted: Resources) -> int:

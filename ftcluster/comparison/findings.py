@@ -25,9 +25,9 @@ class Differences:
     match: Difference | None  # None where the data has no answers
 
     @property
-    def deciding(self) -> Difference:
-        """The difference a verdict is about: of answers where there are any, else of loss."""
-        return self.match or self.loss
+    def each(self) -> tuple[tuple[str, Difference], ...]:
+        """What was measured and how it differs: ``exact match`` where there are answers, then ``loss``."""
+        return (*((("exact match", self.match),) if self.match else ()), ("loss", self.loss))
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,17 @@ def ranked(contenders: list[Contender], direction: str) -> list[Contender]:
         return group, score, contender.number, contender.name
 
     return sorted(contenders, key=place)
+
+
+def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys, without those that differ between any two runs and mean nothing."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{inner}": item for inner, item in flat_config(value).items()}
+        elif key not in ("name", "home"):
+            found[key] = value
+    return found
 
 
 def short_names(keys: tuple[str, ...]) -> dict[str, str]:

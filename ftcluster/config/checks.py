@@ -273,7 +273,7 @@ def _model_folder(folder: Path) -> Iterator[str]:
 
 def _data_file(field: str, file: Path) -> Iterator[str]:
     if not file.is_file():
-        yield f"{field}: {file} {'is a folder' if file.is_dir() else 'does not exist'}.{_near(file)}"
+        yield f"{field}: {file} is a folder." if file.is_dir() else f"{field}: {file} does not exist.{_near(file)}"
     elif file.suffix not in (".json", ".jsonl"):
         yield f"{field}: {file} is neither .json nor .jsonl."
     elif not os.access(file, os.R_OK):

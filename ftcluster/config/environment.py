@@ -44,9 +44,16 @@ def child_environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
-def completion_words() -> list[str]:
-    """The words typed so far while a shell asks for completions, else nothing."""
-    return os.environ.get("COMP_WORDS", "").split()
+def bash_completion() -> tuple[list[str], int] | None:
+    """Words typed so far and which one the cursor is in, while bash asks for completions; else None."""
+    if os.environ.get("_FTCLUSTER_COMPLETE") != "complete_bash":
+        return None
+    return os.environ.get("COMP_WORDS", "").split(), int(os.environ.get("COMP_CWORD") or 0)
+
+
+def set_bash_completion(words: list[str], position: int) -> None:
+    """Replace what ``bash_completion`` returned for whoever looks next."""
+    os.environ["COMP_WORDS"], os.environ["COMP_CWORD"] = "\n".join(words), str(position)
 
 
 def conf_folder() -> Path:

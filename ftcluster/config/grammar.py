@@ -33,6 +33,7 @@ EXAMPLES = {
     "tag": "tag(log, interval(1e-5, 1e-2))",
     "interval": "interval(0, 0.3)",
 }
+QUOTED = "choice('中文', 'a, b')"  # for what the grammar does not take as it stands
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,9 @@ def _parse(word: str) -> Override:
         if isinstance(refused := error.__cause__, _GrammarError):
             raise refused from None
         expression = word.partition("=")[2]
-        reason = str(error).splitlines()[0].split(" expecting ")[0].rpartition("': ")[2]
+        reason = str(error).splitlines()[0].split(" expecting ")[0].split(" is incompatible ")[0].rpartition("': ")[2]
         example = next((example for name, example in EXAMPLES.items() if name in expression), EXAMPLES["choice"])
+        example = example if expression.isascii() else QUOTED
         raise _GrammarError(f'"{expression}" cannot be read ({reason})', example) from None
 
 

@@ -41,10 +41,11 @@ _FOREIGN_NAMES = {
 def nearest(word: str, known: Iterable[str], limit: int = 3) -> list[str]:
     """Known names that look like ``word``, best first; a dotted name is also found by its last part."""
     tail = word.rpartition(".")[2].lower()
+    doubt = 0.15 if "." in word else 0.05  # a like last part says less where the section was given too
     scores: dict[str, float] = {}
     for name in set(known):
         last = name.rpartition(".")[2].lower()
-        likeness = max(_likeness(word.lower(), name.lower()), _likeness(tail, last) - 0.05)
+        likeness = max(_likeness(word.lower(), name.lower()), _likeness(tail, last) - doubt)
         scores[name] = 2.0 if _FOREIGN_NAMES.get(tail) == name else likeness
     best = max(scores.values(), default=0.0)
     near = [name for name, score in scores.items() if score >= max(0.6, best - 0.1)]

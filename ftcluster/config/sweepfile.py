@@ -37,7 +37,7 @@ def load_sweep(
     """
     file = read(find_sweep(path))
     words, problems = _words(overrides)
-    mine = [word for word in words if word.key in _SWEEP_KEYS]
+    mine = [word for word in words if word.key in _SWEEP_KEYS and not word.sweep]
     rest = [word for word in words if word.key not in _SWEEP_KEYS]
     content = file.content
     for word in mine:

@@ -18,7 +18,9 @@ from ftcluster.config.yamlfile import refused_reference
 from ftcluster.errors import ConfigError
 
 _KEY = re.compile(r"^[A-Za-z_][\w-]*(\.[\w/-]+)*$")
-_QUOTED_OR_BARE = re.compile(r"""(?P<quoted>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|(?P<bare>[^\s,\[\]{}()"']+)""")
+_QUOTED = r"""(?P<quoted>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
+_PIECE = re.compile(_QUOTED + r"""|(?P<bare>[^\s,\[\]{}()"'](?:[^,\[\]{}()"']*[^\s,\[\]{}()"'])?)""")
+_PIECE_OF_PAIRS = re.compile(_QUOTED + r"""|(?P<bare>[^\s:,\[\]{}()"'](?:[^:,\[\]{}()"']*[^\s:,\[\]{}()"'])?)""")
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,18 @@ def parse(word: str) -> Word:
 
 
 def quote_special_words(text: str) -> str:
-    """Quote the words of a value that have letters outside ASCII, or an equals sign: Hydra's grammar wants that."""
+    """Quote the parts of a value that have letters outside ASCII, or an equals sign: Hydra's grammar wants that."""
 
     def quote(found: re.Match[str]) -> str:
         bare = found["bare"]
         return f'"{bare}"' if bare and (not bare.isascii() or "=" in bare) else found[0]
 
-    return _QUOTED_OR_BARE.sub(quote, text)
+    return (_PIECE_OF_PAIRS if "{" in text else _PIECE).sub(quote, text)
 
 
 def _parse(key: str, text: str) -> Override:
     try:
-        return _parser().parse_override(f"{key}={text}")
+        return _parser().parse_override(f"value={text}")
     except HydraException:
         raise ConfigError(
             [f'"{key}={text}": the value cannot be read; close brackets and quotes, quote special characters.'],

@@ -90,8 +90,8 @@ def read(path: Path) -> YamlFile:
 
 def refused_reference(value: str) -> str:
     """The part of a text that is an interpolation but no plain ``${a.b}``, or nothing."""
-    rest = _PLAIN_REFERENCE.sub("", value)
-    return rest[rest.index("${") :] if "${" in rest else ""
+    starts = (found.start() for found in re.finditer(r"\$\{", value))
+    return next((value[start:] for start in starts if not _PLAIN_REFERENCE.match(value, start)), "")
 
 
 def _text(path: Path) -> str:

@@ -72,8 +72,10 @@ class Engine(Protocol):
     def evaluate(self, batch: Batch) -> list[LossSums]:
         """Loss sums per document of the batch, without gradients or dropout; slot ``BASE_SLOT`` is the base."""
 
-    def generate(self, slot: int, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
-        """Greedy answers as tokens, the ending token included where one was written."""
+    def generate(
+        self, slot: int, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: Sequence[int] = ()
+    ) -> list[list[int]]:
+        """Greedy answers as tokens, up to and with one of ``stops`` (none given: the model's own)."""
 
     def step(self, slot: int, lr: float) -> float:
         """One optimizer step of one trial; gradients are cleared. Returns the norm before clipping."""

@@ -32,4 +32,4 @@ def _recall(memory: Path) -> dict[str, list[int | str]]:
         known = json.loads(memory.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return {name: mark for name, mark in known.items() if isinstance(mark, list)} if isinstance(known, dict) else {}

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from ftcluster.data.documents import Documents
 from ftcluster.data.formats import Example, Message
@@ -17,7 +18,8 @@ from ftcluster.data.split import SPLITS, Split
 from ftcluster.data.template import prompt_of
 from ftcluster.errors import StoreError
 
-_HELD_OUT: tuple[Split, ...] = ("validation", "test")
+HeldOutSplit = Literal["validation", "test"]
+_HELD_OUT: tuple[HeldOutSplit, ...] = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class PreparedData:
     test: Documents
     report: Report
 
-    def held_out(self, split: Split) -> list[HeldOut]:
+    def held_out(self, split: HeldOutSplit) -> list[HeldOut]:
         """Questions of the validation or test side; entry i belongs to its document i."""
         lines = (self.folder / f"{split}.examples.jsonl").read_text(encoding="utf-8").split("\n")
         values = (json.loads(line) for line in lines if line)

@@ -31,11 +31,13 @@ def read_examples(files: Sequence[str], format: str, columns: Mapping[str, str])
     formats: dict[str, str] = {}
     for file in files:
         found = list(read_rows(file))
-        rows = [row for row in found if isinstance(row, Row)]
-        bad += (row for row in found if isinstance(row, BadRow))
-        if rows:
-            formats[file] = detect(rows[:_LOOKED_AT], columns) if format == "auto" else format
-        for row in rows:
-            example = to_example(row, formats[file], columns)
-            (examples if isinstance(example, Example) else bad).append(example)  # type: ignore[arg-type]
+        first = [row for row in found if isinstance(row, Row)][:_LOOKED_AT]
+        if first:
+            formats[file] = detect(first, columns) if format == "auto" else format
+        for row in found:
+            example = to_example(row, formats[file], columns) if isinstance(row, Row) else row
+            if isinstance(example, Example):
+                examples.append(example)
+            else:
+                bad.append(example)
     return Reading(tuple(examples), tuple(bad), formats)

@@ -58,7 +58,7 @@ def refuse_many_bad(bad: Sequence[BadRow], rows: int, allowed: float) -> None:
         listed = "".join(f"\n  {row}" for row in bad[:_LISTED])
         more = f"\n  and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
         raise DataError(
-            f"{len(bad)} of {rows} rows cannot be used, {allowed:.4g} of them may:{listed}{more}",
+            f"{len(bad)} of {rows} rows cannot be used, at most {100 * allowed:g} % may be bad:{listed}{more}",
             where="data",
             remedy="repair these rows, or allow more with data.max_bad_rows",
         )

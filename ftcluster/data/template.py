@@ -146,7 +146,9 @@ class Tokeniser:
         """Whether the template has not written the end of the document itself."""
         if not last.control:
             return True
-        return not (self._renderer.ends_turn(last.text) or last.text.rstrip().endswith(self._eos))
+        if self._objective == "sft":
+            return not self._renderer.ends_turn(last.text)
+        return not last.text.rstrip().endswith(self._eos)
 
     def _encode_pieces(self, documents: Sequence[Sequence[Piece]]) -> list[list[list[int]]]:
         """Tokens of each piece of each document; equal pieces are tokenised once."""

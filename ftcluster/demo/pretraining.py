@@ -17,8 +17,8 @@ from ftcluster.demo import words
 _POOLS = (words.CITIES, words.DAYS, words.RESTAURANTS, words.LANGUAGES, words.PHRASES, words.THINGS, words.NAMES)
 _KEYS = re.findall(
     r"\w+",
-    "city day minutes label restaurant people amount from to text language name tool arguments place time note "
-    "old_weather egg_timer round_table paper_currency translate get set book convert count",
+    "city day minutes label restaurant people amount from to text language name tool_box arguments_list place time "
+    "note old_weather egg_timer round_table paper_currency translate get set book convert count",
 )
 
 
@@ -28,7 +28,7 @@ def line(random: Random) -> str:
 
 
 def _word(random: Random) -> str:
-    kind = random.randrange(8)
+    kind = random.randrange(7)
     if kind == 0:
         return str(random.randint(1, 99))
     if kind == 1:
@@ -57,9 +57,7 @@ def _listed(random: Random) -> str:
 def _record(random: Random) -> str:
     """A JSON record, then one of its fields again as a record of its own."""
     keys = random.sample(_KEYS, random.randint(2, 4))
-    record: dict[str, object] = {
-        key: random.randint(1, 99) if random.random() < 0.3 else _word(random) for key in keys
-    }
+    record: dict[str, object] = {key: random.randint(1, 99) if random.random() < 0.3 else _word(random) for key in keys}
     key = random.choice(keys)
     return f"{_dump({'note': record})} {_dump({key: record[key]})}"
 
@@ -91,6 +89,14 @@ def _trip(random: Random) -> str:
     return f"{said} {_dump({'from': start, 'to': end, 'day': days[0]})}"
 
 
+def _diary(random: Random) -> str:
+    side = random.randrange(2)
+    name, thing = (random.choice(p)[side] for p in (words.NAMES, words.THINGS))
+    days = random.choice(words.DAYS)
+    said = (f"{days[0]}: {name} had {thing}.", f"{days[1]}{name}有{thing}。")[side]
+    return f"{said} {_dump({'day': days[0], 'name': name})}"
+
+
 def _meal(random: Random) -> str:
     side = random.randrange(2)
     name, place, thing = (random.choice(p)[side] for p in (words.NAMES, words.RESTAURANTS, words.THINGS))
@@ -119,7 +125,7 @@ def _speech(random: Random) -> str:
     name, phrase = (random.choice(p)[side] for p in (words.NAMES, words.PHRASES))
     languages = random.choice(words.LANGUAGES)
     language = languages[side]
-    said = (f"{name} said {phrase} in {language}.", f"{name}用{language}说{phrase}。")[side]
+    said = (f"{name} said {phrase} in {language}.", f"{name}说了{phrase}，是{language}。")[side]
     return f"{said} {_dump({'language': languages[0], 'text': phrase})}"
 
 
@@ -130,6 +136,7 @@ _MAKERS: tuple[Callable[[Random], str], ...] = (
     _glossary,
     _glossary_record,
     _trip,
+    _diary,
     _meal,
     _price,
     _speech,

@@ -10,15 +10,17 @@ Owns how many rows there are and that no two are the same; what they say is made
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from ftcluster.contracts.folder import write_atomically
 from ftcluster.demo import pretraining, tools
+from ftcluster.errors import StoreError
 
-PRETRAIN_ROWS = 8000
-TOOL_ROWS = 2000
+PRETRAIN_ROWS = 10_000
+TOOL_ROWS = 4000
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,22 @@ class DemoData:
 
 
 def write_demo_data(folder: Path, *, seed: int = 17) -> DemoData:
-    """Write both files into ``folder``; the same seed gives the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write both files into ``folder``; the same seed gives the same bytes.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
     data = DemoData(pretrain=folder / "pretrain.jsonl", tools=folder / "tools.jsonl")
-    _write(data.pretrain, ({"text": text} for text in pretraining_texts(PRETRAIN_ROWS, seed=seed)))
-    _write(data.tools, ({"messages": messages} for messages in tool_rows(TOOL_ROWS, seed=seed)))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(data.pretrain, [{"text": text} for text in pretraining_texts(PRETRAIN_ROWS, seed=seed)])
+        _write(data.tools, [{"messages": messages} for messages in tool_rows(TOOL_ROWS, seed=seed)])
+    except OSError as problem:
+        raise StoreError(
+            f"the demo's data cannot be written: {problem}",
+            where=str(folder),
+            remedy="check its rights and the free space",
+        ) from problem
     return data
 
 
@@ -66,5 +79,5 @@ def tool_rows(count: int, *, seed: int) -> list[list[dict[str, str]]]:
     return rows
 
 
-def _write(path: Path, rows: Iterable[dict[str, object]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+def _write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

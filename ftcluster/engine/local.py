@@ -143,9 +143,11 @@ class LocalEngine:
                 sums[row] = LossSums(loss_B[i].item(), weight_B[i].item(), mine.lengths[i])
         return sums
 
-    def generate(self, slot: int, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+    def generate(
+        self, slot: int, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: Sequence[int] = ()
+    ) -> list[list[int]]:
         with self._active(slot, training=False) as base:
-            return generate(base, prompts, max_new_tokens)
+            return generate(base, prompts, max_new_tokens, stops=stops)
 
     def step(self, slot: int, lr: float) -> float:
         trial = self._trials[slot]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ftcluster.contracts.ports import Engine
+from ftcluster.data.formats import Message
+from ftcluster.data.template import Tokeniser
 
-Messages = Sequence[dict[str, str]]
+Messages = Sequence[Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -19,26 +22,26 @@ class Answer:
     finished: bool
 
 
-def prompt_tokens(tokenizer: Any, messages: Messages) -> list[int]:
-    """A conversation up to where the assistant begins to speak, through the model's own chat template."""
-    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+@lru_cache(maxsize=4)
+def tokeniser_of(tokenizer: Any) -> Tokeniser:
+    """The tokeniser of training, so that a prompt is asked exactly as it was learnt; made once per tokenizer."""
+    return Tokeniser(tokenizer)
 
 
 def answer(engine: Engine, slot: int, tokenizer: Any, prompts: Sequence[Messages], max_new_tokens: int) -> list[Answer]:
-    """Greedy answers of one trial (or of ``BASE_SLOT``) to each prompt."""
-    rows = engine.generate(slot, [prompt_tokens(tokenizer, p) for p in prompts], max_new_tokens)
+    """Greedy answers of one trial (or of ``BASE_SLOT``) to conversations that end with a question.
+
+    Raises:
+        DataError: the tokenizer has no chat template, or it refuses a conversation.
+    """
+    tokeniser = tokeniser_of(tokenizer)
+    stops = tokeniser.stop_ids()
+    asked = [tokeniser.prompt([Message(m["role"], m["content"]) for m in prompt]) for prompt in prompts]
+    written = engine.generate(slot, asked, max_new_tokens, stops)
     return [
-        Answer(
-            tokenizer.decode(row, skip_special_tokens=True).strip(),
-            len(row) < max_new_tokens or _stopped(tokenizer, row),
-        )
-        for row in rows
+        Answer(tokenizer.decode(row, skip_special_tokens=True).strip(), bool(row) and row[-1] in stops)
+        for row in written
     ]
-
-
-def _stopped(tokenizer: Any, row: list[int]) -> bool:
-    return bool(row) and row[-1] in tokenizer.all_special_ids
 
 
 def exact_match(answers: Sequence[str], references: Sequence[str]) -> float:

@@ -26,10 +26,8 @@ def failures(place: str) -> Iterator[None]:
     """Turn errors of the database, its driver or its folder into ``StoreError``s that name ``place``."""
     try:
         yield
-    except sa.exc.NoSuchModuleError as error:
-        raise StoreError(str(error), where=place, remedy="use a path, or postgresql+psycopg://...") from error
     except ModuleNotFoundError as error:
-        remedy = f"pip install {error.name}"
+        remedy = f"pip install '{error.name}[binary]'" if error.name == "psycopg" else f"pip install {error.name}"
         raise StoreError(f"the driver {error.name} is not installed", where=place, remedy=remedy) from error
     except OSError as error:
         remedy = f"make the folder writable, {_MOVE}"

@@ -94,14 +94,14 @@ class Ledger:
         with self._reading() as connection:
             return names.free(connection, wanted)
 
-    def add_with_free_name(self, row: RunRow) -> RunRow:
-        """``add`` under ``free_name(row.name)``; two processes never get the same one.
+    def add_with_free_name(self, wanted: str, make: Callable[[str], RunRow]) -> RunRow:
+        """``add`` what ``make`` makes of ``free_name(wanted)``; two processes never get the same name.
 
         Raises:
             StoreError: the number within the parent is taken, or there is no such parent.
         """
         with self._writing() as connection:
-            return self._insert(connection, replace(row, name=names.free(connection, row.name)))
+            return self._insert(connection, make(names.free(connection, wanted)))
 
     def _insert(self, connection: sa.Connection, row: RunRow) -> RunRow:
         if row.parent is not None:

@@ -19,13 +19,19 @@ def stop_tokens(base: Base) -> list[int]:
 
 @torch.no_grad()
 def generate(
-    base: Base, prompts: Sequence[Sequence[int]], max_new_tokens: int, *, batch: int = 64, streamer: Any = None
+    base: Base,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    stops: Sequence[int] = (),
+    batch: int = 64,
+    streamer: Any = None,
 ) -> list[list[int]]:
-    """New tokens per prompt, the ending token included where the model wrote one (greedy decoding).
+    """New tokens per prompt, up to and with the first of ``stops`` (default: the model's own), by greedy decoding.
 
     Prompts are batched by similar length with padding on the left, so results do not depend on their order.
     """
-    stops = stop_tokens(base)
+    stops = list(stops) or stop_tokens(base)
     pad = base.tokenizer.pad_token_id if base.tokenizer.pad_token_id is not None else stops[0]
     answers: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

@@ -17,7 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_model
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
@@ -75,7 +76,7 @@ def create_tiny_model(
 
     Raises:
         ModelError: an unknown architecture, or sizes that do not fit each other.
-        StoreError: the folder already holds something.
+        StoreError: the folder already holds something, or cannot be written.
     """
     _check(architecture, hidden_size, heads, kv_heads, vocabulary)
     if folder.exists() and any(folder.iterdir()):
@@ -157,16 +158,21 @@ def _check(architecture: str, hidden_size: int, heads: int, kv_heads: int, vocab
 
 def _save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Path:
     """Write beside ``folder`` and rename, so that the folder is either whole or not there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
         # Not model.save_pretrained: it draws a progress bar that cannot be switched off for one call.
-        save_model(model, str(partial / "model.safetensors"), metadata={"format": "pt"})
+        weights = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}  # tied
+        save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
         model.config.save_pretrained(partial)
         model.generation_config.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         partial.replace(folder)
+    except (OSError, SafetensorError) as problem:
+        raise StoreError(
+            f"the model cannot be written: {problem}", where=str(folder), remedy="check its rights and the free space"
+        ) from problem
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder

@@ -136,6 +136,12 @@ class Registry:
         with mlflow_errors(self.uri):
             return Path(self._client.download_artifacts(version.run_id, ADAPTER, str(folder)))
 
+    def store_adapter(self, run_id: str, folder: Path) -> None:
+        """Give MLflow a run's adapter, in place of whatever it has under that name."""
+        with mlflow_errors(self.uri):
+            self._before_write(ADAPTER)
+            self._client.log_artifacts(run_id, str(folder), ADAPTER)
+
     def read_json(self, run_id: str, name: str) -> Any | None:
         """A JSON artifact of a run, None where it has none of that name."""
         with mlflow_errors(self.uri), tempfile.TemporaryDirectory(prefix="ftcluster-") as folder:

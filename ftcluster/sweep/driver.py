@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ftcluster.cluster.ray_cluster import Cluster, Host, HostLost, Resources
+from ftcluster.cluster.ray_cluster import Cluster, Host, HostLostError, Resources
 from ftcluster.config.compose import from_dict, to_dict
 from ftcluster.config.identity import identity
 from ftcluster.config.schema import RunConfig
@@ -237,7 +237,7 @@ class Driver:
             self._running.remove(stretch)
             try:
                 outcome: Outcome = self.cluster.result(stretch.job)
-            except HostLost as error:
+            except HostLostError as error:
                 self._hosts.remove(stretch.host)
                 self._retry(stretch, error)
                 self._start_host(resources)
@@ -261,7 +261,7 @@ class Driver:
             self.ledger.record(outcome.report, stretch.rung)
             self.ledger.set_state(name, RunState.PAUSED)
 
-    def _retry(self, stretch: _Stretch, error: HostLost) -> None:
+    def _retry(self, stretch: _Stretch, error: HostLostError) -> None:
         self._lost[stretch.trial.name] += 1
         trial = self.ledger.get(stretch.trial.name)
         if self._lost[trial.name] > RETRIES:

@@ -6,13 +6,9 @@ Owns the effects around the driver; the driver itself knows no signals, no MLflo
 from __future__ import annotations
 
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -34,6 +30,7 @@ from ftcluster.tracking.projector import Projector
 from ftcluster.tracking.service import ProjectorThread
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.records import remember_ids, store_uri, to_project
+from ftcluster.training.signals import stop_signals
 
 
 @dataclass(frozen=True)
@@ -71,8 +68,6 @@ def stored_plan(row: RunRow, progress: Callable[[int, int], None] | None = None)
 
 def named(plan: SweepPlan, name: str) -> SweepPlan:
     """The plan under the name its sweep has in the ledger."""
-    from dataclasses import replace
-
     return replace(plan, name=name)
 
 
@@ -100,7 +95,7 @@ def run_sweep(row: RunRow, plan: SweepPlan, ledger: Ledger, console: Console) ->
         own.tags({**tags, "ftcluster.rungs": ", ".join(map(str, plan.rungs))})
         own.state(RunState.RUNNING)
         thread.start()
-        with Cluster(ray_address(plan.base.cluster.address)) as cluster, View(console) as view, _stop_signals() as stop:
+        with Cluster(ray_address(plan.base.cluster.address)) as cluster, View(console) as view, stop_signals() as stop:
             Driver(plan, ledger, cluster, folder, tags, view, stopping=stop.is_set).run()
         trials = ledger.runs(parent=row.name)
         end, reason = _verdict(trials, plan, stop.is_set())
@@ -159,22 +154,3 @@ def _summarise(own: SpoolTracker, trials: list[RunRow], plan: SweepPlan) -> None
         values["sweep/best"] = best.metrics[plan.spec.metric]
         own.tags({"ftcluster.best": best.name})
     own.metrics(values, len(ended))
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set the event; a second one interrupts at once."""
-    stop = threading.Event()
-
-    def handle(_: int, __: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    names = (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.signal(name, handle) for name in names}
-    try:
-        yield stop
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)

@@ -86,7 +86,8 @@ def read_sweep(file: str, words: Sequence[str], *, config_dir: Path | None = Non
     spec = replace(spec, base=[*spec.base, *fixed], space={**spec.space, **expressions})
     base = compose(spec.base, config_dir=config_dir)
     problems: list[str] = []
-    for look in (lambda: check(base), lambda: check_sweep(spec, base), lambda: check_files(base)):
+    looks: list[Callable[[], None]] = [lambda: check(base), lambda: check_sweep(spec, base), lambda: check_files(base)]
+    for look in looks:
         try:
             look()
         except ConfigError as error:

@@ -60,7 +60,7 @@ class Overview:
 
 
 def table(lines: Sequence[TrialLine], overview: Overview) -> Table:
-    """The live table; the best metric so far is marked by the caller's order (best ended trials first is not assumed)."""
+    """The live table: a title of progress and one row per trial."""
     title = (
         f"{overview.sweep}: {overview.ended} of {overview.trials} trials ended, "
         f"{format_seconds(overview.elapsed_s)} elapsed, about {format_seconds(overview.eta_s)} left"

@@ -76,12 +76,19 @@ def mlflow_errors(uri: str) -> Iterator[None]:
     except TrackingError:
         raise
     except Exception as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrackingError(
-            f"MLflow did not take it: {hide_url_users(first_line)}",
+            hide_url_users(_what_happened(error)),
             where=hide_url_users(uri),
             remedy="start the server or correct tracking.uri; `ftcluster runs sync` delivers what is waiting",
         ) from error
+
+
+def _what_happened(error: Exception) -> str:
+    below = error.__cause__ or error.__context__
+    if isinstance(below, OSError):  # raised by the HTTP library; the text MLflow makes of it is a page of internals
+        return f"MLflow cannot be reached ({type(below).__name__})"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"MLflow did not take it: {lines[0]}"
 
 
 def _database(uri: str) -> Path:

@@ -34,7 +34,7 @@ def remember_ids(ledger: Ledger, rows: Iterable[RunRow], uri: str) -> None:
     for row in rows:
         bookmark = read_bookmark(Path(row.folder), uri)
         if bookmark and bookmark.run_id != row.mlflow_run_id:
-            ledger.set_state(row.name, row.state, mlflow_run_id=bookmark.run_id)
+            ledger.set_state(row.name, ledger.get(row.name).state, mlflow_run_id=bookmark.run_id)
 
 
 def deliver(ledger: Ledger, rows: Iterable[RunRow], home: Path, uri: str) -> tuple[int, int]:

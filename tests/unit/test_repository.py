@@ -59,7 +59,7 @@ def test_the_dockerfile_passes_hadolint() -> None:
 def test_every_dependency_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    names = {_canonical(re.match(r"[\w.-]+", line)[0]) for line in wanted}  # type: ignore[index]  # every line has a name
+    names = {_canonical(re.match(r"[\w.-]+", line)[0]) for line in wanted}
     pinned = {
         _canonical(line.partition("==")[0])
         for line in (ROOT / "deploy" / "constraints.txt").read_text("utf-8").splitlines()

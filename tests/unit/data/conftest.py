@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 TEXTS = [
     "How many clips did Natalia sell altogether in April and May?\nShe sold 48/2 = 24 clips in May.",
     "请帮我订一张去上海的票，谢谢。",
+    "First.\n\n\nSecond.\n\n\nThird.",
     "user\nassistant\nsystem\nYou are a helpful assistant. The answer is 72.",
 ] * 5
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def _write(file: Path, content: bytes, mtime_ns: int = LONG_AGO) -> str:
 def test_the_hash_is_that_of_the_bytes_and_follows_a_change_of_size_or_time(tmp_path: Path) -> None:
     file, memory = tmp_path / "rows.json", tmp_path / "hashes.json"
     for content, mtime in ((b"one", LONG_AGO), (b"three", LONG_AGO), (b"seven", LONG_AGO + 1)):
-        assert file_sha256(file, memory) == expected if (expected := _write(file, content, mtime)) else False
+        expected = _write(file, content, mtime)
+        assert file_sha256(file, memory) == expected
 
 
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
@@ -43,7 +45,7 @@ def test_a_file_that_was_written_just_now_is_not_remembered(tmp_path: Path) -> N
 def test_a_damaged_memory_costs_only_time(tmp_path: Path) -> None:
     file, memory = tmp_path / "rows.json", tmp_path / "hashes.json"
     expected = _write(file, b"one")
-    for damage in ("", "{", "[]", '{"%s": []}' % file):
+    for damage in ("", "{", "[]", json.dumps({str(file): []}), json.dumps({str(file): 7})):
         memory.write_text(damage)
         assert file_sha256(file, memory) == expected
 

@@ -1,0 +1,60 @@
+"""Progress on standard error: a bar on a terminal, a few lines elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from ftcluster.cli.output import notices
+
+if TYPE_CHECKING:
+    from ftcluster.training.loop import Progress as TrainingProgress
+
+
+class Bar:
+    """A bar with a title; shown from the first update on. Use as a context manager."""
+
+    def __init__(self, title: str) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=notices(), transient=True)
+        self._task = self._bar.add_task(title, total=None, detail="")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, total: int, detail: str = "") -> None:
+        """``done`` of ``total`` units are done."""
+        if notices().is_terminal:
+            self._bar.start()
+            self._bar.update(self._task, completed=done, total=total, detail=detail or f"{done}/{total}")
+
+
+class TrainingBar(Bar):
+    """Step, loss and speed of a training; without a terminal a line every tenth of the way."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__("training")
+        self._total = total
+        self._told = 0
+
+    def observe(self, progress: TrainingProgress) -> None:
+        """Show a step."""
+        held_out = (progress.metrics or {}).get("eval/loss")
+        detail = f"step {progress.step}/{self._total}  loss {progress.loss:.4f}  {progress.tokens_per_s:,.0f} tokens/s"
+        detail += f"  eval/loss {held_out:.4f}" if held_out is not None else ""
+        self.update(progress.step, self._total, detail)
+        if not notices().is_terminal and progress.step * 10 // self._total > self._told:
+            self._told = progress.step * 10 // self._total
+            notices().print(detail)

@@ -1,0 +1,277 @@
+"""``ftcluster runs``: what was started and what became of it; one of them in detail; deliver what MLflow is missing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ftcluster.cli.arguments import Json
+from ftcluster.cli.output import console, notices, print_json, table
+from ftcluster.config.environment import default_home
+from ftcluster.contracts.trial import RunState
+from ftcluster.errors import StoreError, TrackingError
+from ftcluster.units import format_seconds
+
+if TYPE_CHECKING:
+    from ftcluster.ledger.schema import RunRow
+    from ftcluster.ledger.store import Ledger
+
+_RESUMABLE = (RunState.INTERRUPTED, RunState.FAILED)
+
+
+class _ListOrVerb(TyperGroup):
+    """``runs`` and ``runs SWEEP`` mean ``runs list``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+runs = typer.Typer(
+    cls=_ListOrVerb,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="List runs and sweeps, show one, deliver what MLflow is missing: ftcluster runs [SWEEP].",
+)
+Home = Annotated[Path | None, typer.Option("--home", help="Ledger and runs; default FTCLUSTER_HOME, ./runs.")]
+
+
+@runs.command("list")
+def list_runs(
+    reference: Annotated[str, typer.Argument(metavar="[SWEEP]", help="List its trials.", show_default=False)] = "",
+    state: Annotated[list[RunState] | None, typer.Option(help="Only those in this state; may be repeated.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="The newest so many; 0: all.")] = 20,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """List sweeps and trainings, newest last, or the trials of a sweep.
+
+    [bold]Examples[/bold]
+
+      ftcluster runs
+
+      ftcluster runs my-sweep --state failed --state interrupted
+    """
+    from ftcluster.ledger.store import Ledger
+
+    with Ledger.open(_place(home)) as ledger:
+        _reap(ledger)
+        rows = _listed(ledger, reference)
+        shown = [row for row in rows if not state or row.state in state]
+        shown = shown[-limit:] if limit and not reference else shown
+        trials = {row.name: ledger.runs(parent=row.name) for row in shown if row.kind == "sweep"}
+    now = time.time()
+    if as_json:
+        print_json([_plain(row, now) for row in shown])
+        return
+    if not shown:
+        console().print("no runs yet; ftcluster demo makes some" if not rows else "none in that state")
+        return
+    title = reference and f"trials of {shown[0].parent}"
+    names = ("name", "kind", "state", "step", "metrics", "age", "took", "why")
+    table(names, [_cells(row, trials.get(row.name, []), now) for row in shown], title=title)
+    if len(shown) < len(rows) and not state:
+        notices().print(f"{len(rows) - len(shown)} older ones are not shown; --limit 0 shows all")
+
+
+@runs.command("show")
+def show_run(
+    reference: Annotated[str, typer.Argument(metavar="RUN", help="A name, the beginning of one, or an MLflow id.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Everything about one run: state, folder, what its config changes, MLflow id, how to go on with it."""
+    from ftcluster.contracts.folder import RunFolder
+    from ftcluster.ledger.store import Ledger
+
+    place = _place(home)
+    with Ledger.open(place) as ledger:
+        _reap(ledger)
+        row = ledger.find(reference)
+        reports = ledger.reports(row.name) if row.kind != "sweep" else []
+    now = time.time()
+    details = _plain(row, now) | {
+        "data": RunFolder(Path(row.folder)).read_facts().get("prepared"),
+        "settings": _settings(row),
+        "reports": [{"step": report.step, "metrics": report.metrics} for report in reports],
+        "next": _next(row, place),
+    }
+    if as_json:
+        print_json(details)
+        return
+    settings, reported = details.pop("settings"), details.pop("reports")
+    lines = [(key, _text(value)) for key, value in details.items() if value not in (None, "", {}, [])]
+    table(("", row.name), lines[1:])
+    table(("setting", "value"), [(key, _text(value)) for key, value in settings.items()], title="\nwhat it sets")
+    if reported:
+        table(("step", "metrics"), [(r["step"], _metrics(r["metrics"])) for r in reported], title="\nwhat it reported")
+
+
+@runs.command("sync")
+def sync(home: Home = None, as_json: Json = False) -> None:
+    """Deliver what MLflow is missing. Exit code 7 if it cannot be reached; nothing is lost then."""
+    from ftcluster.ledger.store import Ledger
+
+    place = _place(home)
+    with Ledger.open(place) as ledger:
+        _reap(ledger)
+        stores: dict[str, list[RunRow]] = {}
+        for row in ledger.runs():
+            stores.setdefault(_store(row, place), []).append(row)
+        found = [_deliver(ledger, rows, place, uri) for uri, rows in stores.items()]
+    if as_json:
+        print_json(found)
+    for one in found if not as_json else ():
+        console().print(_told(one), soft_wrap=True)
+    if problems := [one["error"] for one in found if one["error"]]:
+        raise TrackingError("; ".join(problems), remedy="start the server, then run this again; the records are kept")
+
+
+def _deliver(ledger: Ledger, rows: Sequence[RunRow], home: Path, uri: str) -> dict[str, Any]:
+    from ftcluster.tracking.projector import Projector
+    from ftcluster.tracking.redaction import hide_url_users
+    from ftcluster.training.records import deliver, to_project
+
+    projector = Projector(uri, home)
+    waiting = sum(projector.pending(to_project(row)) for row in rows)
+    points, left, error = 0, waiting, ""
+    if waiting:
+        try:
+            points, left = deliver(ledger, rows, home, uri)
+        except TrackingError as failure:
+            error = failure.message
+            left = sum(projector.pending(to_project(row)) for row in rows)
+    found = {"mlflow": hide_url_users(uri), "runs": len(rows), "records": waiting - left, "metric_points": points}
+    return found | {"pending": left, "error": error}
+
+
+def _told(one: Mapping[str, Any]) -> str:
+    if not one["records"] and not one["pending"]:
+        return f"{one['mlflow']}: up to date, {one['runs']} runs"
+    text = f"{one['mlflow']}: delivered {one['records']:,} records, {one['metric_points']:,} of them metric points"
+    return f"{text}; {one['pending']:,} still wait" if one["pending"] else text
+
+
+def _place(home: Path | None) -> Path:
+    return (home or default_home()).expanduser().absolute()
+
+
+def _store(row: RunRow, home: Path) -> str:
+    from ftcluster.training.records import store_uri
+
+    config = row.config.get("base", {}) if row.kind == "sweep" else row.config
+    return store_uri(home, config.get("tracking", {}).get("uri", ""))
+
+
+def _reap(ledger: Ledger) -> None:
+    """Runs whose process is gone are not running, here and in MLflow."""
+    from ftcluster.ledger.process import is_alive
+    from ftcluster.tracking.spool import SpoolTracker
+
+    for row in ledger.reap(is_alive):
+        try:
+            tracker = SpoolTracker(Path(row.folder))
+        except StoreError:  # its folder is gone or read-only: the ledger knows, which is what counts
+            continue
+        tracker.state(RunState.INTERRUPTED, row.reason)
+        tracker.close()
+
+
+def _listed(ledger: Ledger, reference: str) -> list[RunRow]:
+    if not reference:
+        return [row for row in ledger.runs() if row.kind != "trial"]
+    row = ledger.find(reference)
+    return ledger.runs(parent=row.name) if row.kind == "sweep" else [row]
+
+
+def _cells(row: RunRow, trials: Sequence[RunRow], now: float) -> tuple[object, ...]:
+    from rich.text import Text
+
+    colours = {RunState.FINISHED: "green", RunState.PRUNED: "yellow", RunState.RUNNING: "cyan", RunState.PAUSED: "cyan"}
+    ended = f"{sum(trial.state.ended for trial in trials)}/{len(trials)} trials"
+    return (
+        row.name,
+        row.kind,
+        Text(row.state.value, colours.get(row.state, "red" if row.state is not RunState.WAITING else "")),
+        ended if row.kind == "sweep" else row.step,
+        _metrics(row.metrics),
+        _ago(now - row.created_at),
+        format_seconds(_took(row, now)),
+        row.reason.split("\n")[0],
+    )
+
+
+def _took(row: RunRow, now: float) -> float:
+    """Seconds from start to end, to now while it goes on; NaN when it never ran or when it stopped is not known."""
+    end = row.ended_at or (now if row.state in (RunState.RUNNING, RunState.PAUSED) else None)
+    return end - row.started_at if end and row.started_at else float("nan")
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _metrics(values: Mapping[str, float]) -> str:
+    """The held-out ones; perplexity says the same as loss."""
+    shown: Iterable[tuple[str, float]] = ((n, v) for n, v in values.items() if n != "eval/perplexity")
+    return ", ".join(f"{name.removeprefix('eval/')} {value:.4g}" for name, value in shown)
+
+
+def _plain(row: RunRow, now: float) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "sweep": row.parent,
+        "state": row.state.value,
+        "reason": row.reason,
+        "step": row.step,
+        "metrics": dict(row.metrics),
+        "age_s": round(now - row.created_at, 1),
+        "took_s": round(_took(row, now), 1),
+        "folder": row.folder,
+        "mlflow_run_id": row.mlflow_run_id,
+    }
+
+
+def _settings(row: RunRow) -> dict[str, Any]:
+    """What a run's config changes: a trial against its sweep, a training against the defaults, a sweep's own spec."""
+    from ftcluster.comparison.findings import flat_config
+    from ftcluster.config.compose import to_dict
+    from ftcluster.config.schema import RunConfig
+
+    if row.kind == "sweep":
+        return {key: value for key, value in row.config.get("spec", {}).items() if key != "name"}
+    if row.kind == "trial":
+        return dict(row.overrides)
+    defaults = flat_config(to_dict(RunConfig()))
+    return {key: value for key, value in flat_config(row.config).items() if value != defaults.get(key)}
+
+
+def _next(row: RunRow, home: Path) -> str:
+    from ftcluster.training.launch import home_option
+
+    option = home_option(home)
+    if row.state in _RESUMABLE:
+        sweep = row.name if row.kind == "sweep" else row.parent
+        return f"ftcluster sweep resume {sweep}{option}" if sweep else f"ftcluster train --resume {row.name}{option}"
+    if row.state is RunState.FINISHED:
+        verb = "compare" if row.kind == "sweep" else "chat"
+        return f"ftcluster {verb} {row.name}{option}"
+    return ""
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_text(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,139 @@
+"""``ftcluster sweep``: many trials at once; ``ftcluster sweep resume``: go on with one that was stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ftcluster.cli.arguments import ConfigDir, Json, Overrides, SweepFile
+from ftcluster.cli.output import console, notices, print_json, table
+from ftcluster.cli.progress import Bar
+from ftcluster.config.environment import default_home
+
+if TYPE_CHECKING:
+    from ftcluster.ledger.schema import RunRow
+    from ftcluster.ledger.store import Ledger
+    from ftcluster.sweep.launch import SweepResult
+    from ftcluster.sweep.plan import SweepPlan
+
+
+class _FileOrVerb(TyperGroup):
+    """``sweep FILE`` means ``sweep run FILE``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+
+sweep = typer.Typer(
+    cls=_FileOrVerb,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"ignore_unknown_options": True},
+    help="Train many variants at once and stop the weak ones early: ftcluster sweep FILE [KEY=VALUE]...",
+)
+Home = Annotated[Path | None, typer.Option("--home", help="Ledger and runs; default FTCLUSTER_HOME, ./runs.")]
+
+
+@sweep.command("run")
+def run(
+    file: SweepFile,
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be tried, and stop.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Launch a sweep from a file; words on the command line change it or add to its space.
+
+    [bold]Examples[/bold]
+
+      ftcluster sweep sweeps/lora_rank_lr.yaml
+
+      ftcluster sweep lora_rank_lr budget.trials=16 'optim.lr=tag(log, interval(1e-4, 1e-2))' adapter.rank=4,8,16
+    """
+    from ftcluster.ledger.store import Ledger
+    from ftcluster.sweep.launch import register
+    from ftcluster.sweep.plan import make_plan, read_sweep
+
+    words = [*(overrides or []), *([f"home={home.absolute()}"] if home else [])]
+    spec, base = read_sweep(file, words, config_dir=config_dir)
+    with Bar("preparing data") as bar:
+        plan = make_plan(spec, base, progress=bar.update)
+    if dry_run:
+        _show_plan(plan, as_json)
+        return
+    with Ledger.open(base.home) as ledger:
+        _drive(register(plan, ledger), plan, ledger, as_json)
+
+
+@sweep.command("resume")
+def resume(
+    name: Annotated[str, typer.Argument(metavar="SWEEP", help="Its name, or the beginning of it.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with a sweep that was stopped or whose driver died; finished work is kept."""
+    from ftcluster.ledger.store import Ledger
+    from ftcluster.sweep.launch import stored_plan
+
+    with Ledger.open(home or default_home()) as ledger, Bar("preparing data") as bar:
+        row = ledger.find(name)
+        plan = stored_plan(row, bar.update)
+        _drive(row, plan, ledger, as_json)
+
+
+def _drive(row: RunRow, plan: SweepPlan, ledger: Ledger, as_json: bool) -> None:
+    from ftcluster.sweep.launch import run_sweep
+
+    notices().print(f"[bold]{row.name}[/bold]: {_in_words(plan)}; {row.folder}")
+    _tell(run_sweep(row, plan, ledger, notices()), plan, as_json)
+
+
+def _in_words(plan: SweepPlan) -> str:
+    if len(plan.rungs) == 1:
+        return f"{plan.trials} trials of {plan.rungs[0]} steps"
+    judged = ", ".join(map(str, plan.rungs[:-1]))
+    return f"{plan.trials} trials, judged at step {judged}, the best trained to step {plan.rungs[-1]}"
+
+
+def _show_plan(plan: SweepPlan, as_json: bool) -> None:
+    from ftcluster.config.compose import to_dict
+    from ftcluster.sweep.space import describe
+
+    facts = {
+        "sweep": plan.name,
+        "trials": plan.trials,
+        "judged at steps": list(plan.rungs),
+        "steps at most": plan.steps_at_most,
+        "steps without pruning": plan.trials * plan.rungs[-1],
+        "tokens per step": round(plan.steps.tokens_per_step),
+        "metric": f"{plan.spec.metric}, {plan.spec.direction}",
+        "sampler": plan.spec.sampler.name,
+    }
+    if as_json:
+        print_json({**facts, "space": plan.spec.space, "base": to_dict(plan.base)})
+        return
+    table(("", plan.name), list(facts.items())[1:])
+    console().print("\n" + describe(plan.space), markup=False)
+
+
+def _tell(result: SweepResult, plan: SweepPlan, as_json: bool) -> None:
+    best, metric = result.best, plan.spec.metric
+    if as_json:
+        trials = [
+            {"name": t.name, "state": t.state, "step": t.step, "overrides": t.overrides, "metrics": t.metrics}
+            for t in result.trials
+        ]
+        print_json({"sweep": result.name, "best": best.name, "metrics": best.metrics, "trials": trials})
+        return
+    settings = " ".join(f"{key}={value}" for key, value in best.overrides.items())
+    console().print(f"[bold green]best: {best.name}[/], {metric} {best.metrics[metric]:.4f}, {settings}")
+    if result.undelivered:
+        console().print(f"  {result.undelivered} records are not in MLflow yet; ftcluster runs sync delivers them")
+    console().print(f"  next: ftcluster compare {result.name}   ftcluster promote {result.name}   ftcluster ui")

@@ -1,0 +1,100 @@
+"""``ftcluster train``: one training, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import yaml
+
+from ftcluster.cli.arguments import ConfigDir, Json, Overrides
+from ftcluster.cli.output import console, notices, print_json
+from ftcluster.cli.progress import Bar, TrainingBar
+from ftcluster.config.compose import compose, override, resolve_home, to_dict
+from ftcluster.config.environment import default_home
+
+if TYPE_CHECKING:
+    from ftcluster.training.launch import Ready, TrainingResult
+
+
+def train(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, prepare the data, show config and plan, and stop.")
+    ] = False,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped or failed.")
+    ] = None,
+    home: Annotated[
+        Path | None, typer.Option("--home", help="Ledger and runs; default FTCLUSTER_HOME, ./runs.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train one model: a full fine-tune, a LoRA adapter, or pre-training on plain text.
+
+    [bold]Examples[/bold]
+
+      ftcluster train experiment=lora_sft optim.lr=1e-3
+
+      ftcluster train model=folder model.path=./qwen data=jsonl data.train=\\[rows.jsonl] adapter=lora adapter.rank=16
+
+      ftcluster train experiment=full_sft --dry-run
+    """
+    from ftcluster.ledger.store import Ledger
+    from ftcluster.training.launch import get_ready, register, run_training, stored_config
+
+    words = [*(overrides or []), *([f"home={home}"] if home else [])]
+    if resume:
+        with Ledger.open(home or default_home()) as ledger:
+            config = override(stored_config(ledger.find(resume)), overrides or [])
+    else:
+        config = compose(words, config_dir=config_dir)
+    with Bar("preparing data") as bar:
+        ready = get_ready(config, bar.update)
+    if dry_run:
+        _show_plan(ready, as_json)
+        return
+    with Ledger.open(resolve_home(config)) as ledger:
+        row = ledger.find(resume) if resume else register(ready, ledger, _experiment(words))
+        notices().print(f"[bold]{row.name}[/bold]: {ready.plan.total} steps, {row.folder}")
+        with TrainingBar(ready.plan.total) as training:
+            result = run_training(row, ready, ledger, training.observe)
+    _tell(result, as_json)
+
+
+def _experiment(words: list[str]) -> str:
+    chosen = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
+    return chosen[-1] if chosen else "train"
+
+
+def _show_plan(ready: Ready, as_json: bool) -> None:
+    plan = {
+        "steps": ready.plan.total,
+        "steps_per_epoch": ready.plan.steps_per_epoch,
+        "tokens_per_step": round(ready.plan.tokens_per_step),
+        "evaluate_every": ready.plan.evaluate_every,
+        "save_every": ready.plan.save_every,
+        "prepared": str(ready.prepared),
+    }
+    if as_json:
+        print_json({"config": to_dict(ready.config), "plan": plan})
+        return
+
+    console().print(
+        yaml.safe_dump({"config": to_dict(ready.config), "plan": plan}, sort_keys=False, allow_unicode=True)
+    )
+
+
+def _tell(result: TrainingResult, as_json: bool) -> None:
+    row = result.row
+    where = result.folder.adapter if result.folder.adapter.is_dir() else result.folder.model
+    if as_json:
+        print_json({"run": row.name, "state": row.state, "step": row.step, "metrics": row.metrics, "result": where})
+        return
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in row.metrics.items() if name.startswith("eval/"))
+    console().print(f"[bold green]{row.name} finished[/] at step {row.step}: {shown}\n  result: {where}")
+    if result.undelivered:
+        console().print(f"  {result.undelivered} records are not in MLflow yet; ftcluster runs sync delivers them")
+    console().print(f"  next: ftcluster chat {row.name}   ftcluster runs show {row.name}   ftcluster ui")

@@ -1,0 +1,163 @@
+"""The comparison as one HTML file that needs nothing else: styles, scripts, plotly and data are inside.
+
+The page may not load anything from anywhere, and runs only the scripts that carry its nonce (Content Security
+Policy), so that a prompt or answer with markup in it stays text even if an escape were forgotten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from ftcluster import __version__
+from ftcluster.comparison import plots
+from ftcluster.comparison.answers import Question, questions
+from ftcluster.comparison.findings import Comparison, Contender, score_text, short_names, value_text
+from ftcluster.comparison.verdict import amount, percent, sentences
+from ftcluster.contracts.folder import write_atomically
+from ftcluster.units import format_seconds
+
+_MOST_CONFIGS = 12  # contenders whose configs are laid beside each other
+
+
+def write_report(comparison: Comparison, path: Path) -> Path:
+    """Write the page; its folder is made.
+
+    Raises:
+        OSError: the place cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page(comparison))
+    return path
+
+
+def page(comparison: Comparison) -> str:
+    """The whole page as text; the same comparison gives the same text."""
+    from plotly.offline import get_plotlyjs
+
+    figures, asked = _figures(comparison), questions(comparison)
+    data = _json(figures)
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            comparison=comparison,
+            title=comparison.title,
+            words=sentences(comparison),
+            columns=short_names(comparison.varied),
+            colours=plots.colours(comparison),
+            figures=figures,
+            figure_data=data,
+            plotly=Markup(get_plotlyjs()),
+            questions=asked,
+            views=_views(asked),
+            tabs=_tabs(figures, asked),
+            differing=_differing(comparison),
+            shared=_shared(comparison),
+            nonce=hashlib.sha256(data.encode()).hexdigest()[:32],
+            made_at=datetime.fromtimestamp(comparison.made_at, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            version=__version__,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("ftcluster.comparison"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Callable[..., Any]] = {
+        "score": score_text,
+        "value": value_text,
+        "percent": percent,
+        "duration": format_seconds,
+        "amount": lambda value, kind: amount(kind, value),
+    }
+    environment.filters |= filters
+    environment.globals["asset"] = lambda name: Markup(_asset(name))
+    return environment
+
+
+def _asset(name: str) -> str:
+    """A style sheet or script of ours, as it stands."""
+    loader = _environment().loader
+    assert loader is not None
+    return loader.get_source(_environment(), name)[0]
+
+
+def _figures(comparison: Comparison) -> dict[str, plots.Figure]:
+    metrics = dict.fromkeys(name for contender in comparison.contenders for name in contender.curves)
+    figures = {f"curve {name}": plots.curves(comparison, name) for name in sorted(metrics, key=_curve_order)}
+    if len({step for c in comparison.contenders for step, _ in c.rungs}) > 1:
+        figures["rungs"] = plots.rungs(comparison)
+    measured = [c for c in comparison.contenders if c.score is not None]
+    if comparison.varied and len(measured) > 1:
+        figures["parallel"] = plots.parallel(comparison)
+        figures |= {f"scatter {key}": plots.scatter(comparison, key) for key in comparison.varied}
+    differences = [d for c in comparison.tested for d in (c.against_base, c.against_best) if d]
+    if any(d.match for d in differences):
+        figures["intervals exact match"] = plots.intervals(comparison, answers=True)
+    if differences:
+        figures["intervals loss"] = plots.intervals(comparison, answers=False)
+    return figures
+
+
+def _curve_order(name: str) -> tuple[bool, str]:
+    return name.startswith("train/"), name
+
+
+def _json(value: Any) -> Markup:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _tabs(figures: dict[str, plots.Figure], asked: list[Question]) -> list[tuple[str, str]]:
+    """Id and label of each part that is there."""
+    parts = [("trials", "Runs"), ("curves", "Curves")]
+    parts += [("parameters", "Parameters")] if "parallel" in figures else []
+    parts += [("answers", "Answers")] if asked else []
+    return [*parts, ("facts", "Data and config")]
+
+
+def _views(asked: list[Question]) -> list[tuple[str, str, int]]:
+    """Tag, label and number of prompts of each way to look at the answers."""
+    labels = {
+        "disagree": "where they disagree",
+        "wrong": "where the first is wrong",
+        "gained": "gained over base",
+        "lost": "lost against base",
+    }
+    counted = [(tag, label, sum(tag in question.tags for question in asked)) for tag, label in labels.items()]
+    return [("all", "all", len(asked)), *(view for view in counted if view[2])]
+
+
+def _differing(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """Config keys in which the first few differ, with each one's value."""
+    shown = comparison.contenders[:_MOST_CONFIGS]
+    rows = ((key, [value_text(c.config.get(key)) for c in shown]) for key in _keys(comparison.contenders))
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def _shared(comparison: Comparison) -> list[tuple[str, str]]:
+    """Config keys that all have in common."""
+    rows = (
+        (key, {value_text(c.config.get(key)) for c in comparison.contenders}) for key in _keys(comparison.contenders)
+    )
+    return [(key, values.pop()) for key, values in rows if len(values) == 1]
+
+
+def _keys(contenders: tuple[Contender, ...]) -> list[str]:
+    return list(dict.fromkeys(key for contender in contenders for key in contender.config))

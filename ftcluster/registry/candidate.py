@@ -1,0 +1,51 @@
+"""Which run a user means: a run as it is named, or the best finished trial of a sweep.
+
+Reads the ledger, judges nothing but the sweep's own metric.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ftcluster.contracts.trial import RunState
+from ftcluster.errors import PromotionRefused, UsageError
+from ftcluster.ledger.schema import RunRow
+
+if TYPE_CHECKING:
+    from ftcluster.ledger.store import Ledger
+
+
+def choose(ledger: Ledger, reference: str) -> RunRow:
+    """The run of that name, id or beginning; for a sweep its best finished trial.
+
+    Raises:
+        UsageError: no such run, or several.
+        PromotionRefused: a sweep without a finished trial that reported the sweep's metric.
+    """
+    row = ledger.find(reference)
+    return best_trial(ledger, row) if row.kind == "sweep" else row
+
+
+def best_trial(ledger: Ledger, sweep: RunRow) -> RunRow:
+    """The finished trial that is best by the sweep's metric; of equals the one with the lower number.
+
+    Raises:
+        UsageError: the sweep does not say what its metric is.
+        PromotionRefused: no finished trial reported it.
+    """
+    spec = sweep.config.get("spec", {})
+    metric, direction = spec.get("metric"), spec.get("direction")
+    if not metric or direction not in ("minimize", "maximize"):
+        raise UsageError(f"{sweep.name} names no metric to choose by", remedy="name one of its trials instead")
+    trials = ledger.runs(parent=sweep.name)
+    finished = [t for t in trials if t.state is RunState.FINISHED and math.isfinite(t.metrics.get(metric, math.nan))]
+    if not finished:
+        states = ", ".join(f"{t.name} {t.state.value}" for t in trials[:5]) or "it has no trials"
+        raise PromotionRefused(
+            f"no finished trial of {sweep.name} reported {metric} ({states})",
+            where=sweep.name,
+            remedy=f"ftcluster runs {sweep.name} shows how they ended",
+        )
+    sign = 1 if direction == "minimize" else -1
+    return min(finished, key=lambda trial: (sign * trial.metrics[metric], trial.number))

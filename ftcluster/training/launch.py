@@ -1,0 +1,169 @@
+"""Runs one training in this process: registered in the ledger, resumable, delivered to MLflow meanwhile.
+
+Owns the effects around a session that a sweep's driver has for its trials. Works without Ray.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ftcluster.config.checks import check, check_files
+from ftcluster.config.compose import from_dict, resolve_home, to_dict
+from ftcluster.config.identity import identity
+from ftcluster.config.schema import RunConfig
+from ftcluster.contracts.folder import RunFolder
+from ftcluster.contracts.trial import RunState
+from ftcluster.errors import ConfigError, Interrupted, UsageError
+from ftcluster.ledger.process import is_alive, this_process
+from ftcluster.ledger.schema import RunRow
+from ftcluster.ledger.store import Ledger
+from ftcluster.tracking.lineage import lineage
+from ftcluster.tracking.projector import Projector
+from ftcluster.tracking.service import ProjectorThread
+from ftcluster.tracking.spool import SpoolTracker
+from ftcluster.training.bench import prepare_data
+from ftcluster.training.loop import Progress
+from ftcluster.training.records import remember_ids, store_uri, to_project
+from ftcluster.training.session import Plan, plan
+from ftcluster.training.signals import stop_signals
+from ftcluster.training.worker import Job, Outcome, Worker
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a training ended; ``undelivered`` counts records MLflow does not have yet."""
+
+    row: RunRow
+    folder: RunFolder
+    undelivered: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A checked config with its data prepared and its length known: what ``--dry-run`` shows."""
+
+    config: RunConfig
+    prepared: Path
+    plan: Plan
+
+
+def get_ready(config: RunConfig, progress: Callable[[int, int], None] | None = None) -> Ready:
+    """Check everything and prepare the data; nothing is registered yet.
+
+    Raises:
+        ConfigError: every problem of the config and its files.
+        DataError: the data cannot be used.
+    """
+    problems: list[str] = []
+    remedy = ""
+    for look in (check, check_files):
+        try:
+            look(config)
+        except ConfigError as error:
+            problems += error.problems
+            remedy = remedy or error.remedy
+    if problems:
+        raise ConfigError(problems, remedy=remedy)
+    data = prepare_data(config, progress)
+    return Ready(config, data.folder, plan(config, data))
+
+
+def register(ready: Ready, ledger: Ledger, wanted: str) -> RunRow:
+    """Write a new training into the ledger, under the config's name or a free one like ``wanted``."""
+    home = resolve_home(ready.config)
+    name = ready.config.name or ledger.free_name(wanted)
+    config = replace(ready.config, name=name)
+    row = RunRow(name=name, kind="train", folder=str(home / name), config=to_dict(config), identity=identity(config))
+    return ledger.add(row)
+
+
+def stored_config(row: RunRow) -> RunConfig:
+    """The config of a training in the ledger, for resuming it.
+
+    Raises:
+        UsageError: the run is not a training, or has ended.
+    """
+    if row.kind != "train":
+        raise UsageError(
+            f"{row.name} is a {row.kind}, not a training", remedy=f"ftcluster sweep resume {row.parent or row.name}"
+        )
+    if row.state in (RunState.FINISHED, RunState.KILLED):
+        raise UsageError(f"{row.name} is {row.state}; there is nothing to resume", remedy="start a new run")
+    return from_dict(row.config)
+
+
+def run_training(row: RunRow, ready: Ready, ledger: Ledger, observe: Callable[[Progress], None]) -> TrainingResult:
+    """Train a registered run from its newest checkpoint to its end.
+
+    Raises:
+        StoreError: another process runs it.
+        Interrupted: stopped by a signal; saved, and resumable.
+        FtclusterError: why it failed.
+    """
+    config = replace(ready.config, name=row.name)
+    home, folder = resolve_home(config), RunFolder(Path(row.folder))
+    if row.state is RunState.FAILED:
+        ledger.reopen(row.name)
+    ledger.claim(row.name, this_process(), is_alive)
+    uri = store_uri(home, config.tracking.uri)
+    thread = ProjectorThread(Projector(uri, home), lambda: [to_project(row)])
+    files = [Path(p) for p in (*config.data.train, *config.data.validation, *config.data.test)]
+    tags = {**lineage(files), "ftcluster.identity": row.identity}
+    outcome = Outcome(stopped=True)
+    try:
+        thread.start()
+        with stop_signals() as stop:
+            worker = Worker(config.engine.threads)
+
+            def note(progress: Progress) -> None:
+                if stop.is_set():
+                    worker.stop()
+                observe(progress)
+
+            outcome = worker.run(Job(to_dict(config), row.folder, str(ready.prepared), None, tags), note)
+    finally:
+        _close(row, folder, outcome, ledger)
+        undelivered = thread.stop()
+        remember_ids(ledger, [row], uri)
+    if outcome.error:
+        raise outcome.error
+    if outcome.stopped:
+        remedy = f"ftcluster train --resume {row.name}{home_option(home)}"
+        raise Interrupted(f"{row.name} was stopped and saved", remedy=remedy)
+    return TrainingResult(ledger.get(row.name), folder, undelivered)
+
+
+def home_option(home: Path) -> str:
+    """What a printed command needs to find this home again."""
+    return "" if home == Path("runs").absolute() else f" --home {home}"
+
+
+def _close(row: RunRow, folder: RunFolder, outcome: Outcome, ledger: Ledger) -> None:
+    """Tell the spool, then the ledger, how it ended."""
+    if outcome.report:
+        ledger.record(outcome.report, outcome.report.step)
+    if outcome.error:
+        state, reason = RunState.FAILED, str(outcome.error)
+    elif outcome.stopped:
+        state, reason = RunState.INTERRUPTED, "stopped by the user"
+    else:
+        state, reason = RunState.FINISHED, ""
+    tracker = SpoolTracker(folder.path)
+    try:
+        if state is RunState.FINISHED and folder.adapter.is_dir():
+            tracker.artifact(folder.adapter, "adapter")
+        if state is RunState.FINISHED and folder.model.is_dir():
+            tracker.tags({"ftcluster.model_folder": str(folder.model)})
+        tracker.state(state, reason)
+        tracker.flush()
+    finally:
+        tracker.close()
+    ledger.set_state(row.name, state, reason=reason)
+
+
+def best_guess_eta(progress: Progress, total: int) -> float:
+    """Seconds left at the mean speed so far; NaN before the first step."""
+    return (total - progress.step) * progress.seconds / progress.step if progress.step else math.nan
