@@ -4,6 +4,9 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 PYTEST ?=
+# One thread per test process, and one process per core of the smallest machine; a file's tests stay together.
+RUN_PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PARALLEL := -n 2 --dist loadfile
 FAST := not slow and not chaos and not browser and not gpu
 .PHONY: help install install-dev demo test check lint format chaos bench screenshots lock clean
 
@@ -20,10 +23,10 @@ demo: install ## the whole product on a tiny model: train, sweep, compare, promo
 	@$(BIN)/ftcluster demo
 
 test: install-dev ## all tests but those that kill processes or need a GPU
-	@$(BIN)/python -m pytest -m "not chaos and not gpu" $(PYTEST)
+	@$(RUN_PYTEST) $(PARALLEL) -m "not chaos and not gpu" $(PYTEST)
 
 check: lint ## formatter, linter, types, layers, fast tests (about a minute)
-	@$(BIN)/python -m pytest -m "$(FAST)" $(PYTEST)
+	@$(RUN_PYTEST) $(PARALLEL) -m "$(FAST)" $(PYTEST)
 
 lint: install-dev ## what `check` does before its tests
 	@$(BIN)/ruff format --check .
@@ -36,7 +39,7 @@ format: install-dev ## formats the code and repairs what the linter can
 	@$(BIN)/ruff check --fix .
 
 chaos: install-dev ## tests that kill processes
-	@$(BIN)/python -m pytest -m "chaos and not gpu" $(PYTEST)
+	@$(RUN_PYTEST) -m "chaos and not gpu" $(PYTEST)
 
 bench: install-dev ## each benchmark prints a ratio against a peer and how it was made
 	@for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done

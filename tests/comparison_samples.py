@@ -1,16 +1,38 @@
-"""A comparison made by hand, for tests of its table, its page and its words: eight trials, one of them broken."""
+"""What comparisons are tested on: one made by hand, and a small sweep of real runs in a real ledger.
+
+The one made by hand has eight trials, one of them broken, and prompts that attack the page. The real one is
+trained by a worker in this process, as a host of the cluster would, to the state a driver leaves it in.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from ftcluster.comparison.findings import Comparison, Contender, Differences, ranked
+from ftcluster.config.schema import (
+    AdapterConfig,
+    DataConfig,
+    EngineConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    SweepConfig,
+)
+from ftcluster.config.values import to_dict
 from ftcluster.contracts.evidence import TestRecord
 from ftcluster.contracts.trial import RunState
 from ftcluster.evaluation.bootstrap import loss_difference, match_difference
+from ftcluster.ledger.schema import RunRow
+from ftcluster.ledger.store import Ledger
+from ftcluster.tracking.spool import SpoolTracker
+from ftcluster.training.bench import prepare_data
+from ftcluster.training.worker import Job, Worker
 
 ATTACK = "<script>window.hacked = 1</script><img src=x onerror='window.hacked=2'>"
 CITIES = ("上海", "Paris", "北京", "Lima", "东京", "Oslo")
@@ -113,3 +135,54 @@ def sample(*, answers: bool = True) -> Comparison:
 def differences(subject: TestRecord, reference: TestRecord) -> Differences:
     """Both differences of two records."""
     return Differences(reference.subject, loss_difference(subject, reference), match_difference(subject, reference))
+
+
+def run_config(home: Path, model: Path, rows: int = 80, **changes: object) -> RunConfig:
+    """A run of four steps on rows in English and Chinese, written below ``home``."""
+    file = home / f"rows-{rows}.jsonl"
+    if not file.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        pairs = [{"prompt": f"{CITIES[i % 6]} {i}?", "completion": f"fox {i % 6}"} for i in range(rows)]
+        pairs[-1]["prompt"] = ATTACK
+        file.write_text("".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs), encoding="utf-8")
+    config = RunConfig(
+        home=str(home),
+        model=ModelConfig(path=str(model)),
+        data=DataConfig(train=[str(file)], validation_fraction=0.2, test_fraction=0.3),
+        adapter=AdapterConfig(rank=2, alpha=4.0),
+        optim=OptimConfig(lr=1e-2, duration="4 steps", batch_size=8, micro_batch=8),
+        engine=EngineConfig(device="cpu", precision="fp32"),
+        evaluation=EvaluationConfig(every="2 steps", max_new_tokens=4),
+    )
+    return replace(config, **changes)
+
+
+def train_run(
+    ledger: Ledger, worker: Worker, row: RunRow, config: RunConfig, end: RunState = RunState.FINISHED
+) -> None:
+    """Train a run for real and leave it in the ledger as a driver does."""
+    ledger.add(replace(row, config=to_dict(replace(config, name=row.name))))
+    ledger.set_state(row.name, RunState.RUNNING)
+    job = Job(ledger.get(row.name).config, row.folder, str(prepare_data(config).folder), None, {"git.commit": "c0ffee"})
+    outcome = worker.run(job)
+    assert outcome.report, outcome.error
+    ledger.record(replace(outcome.report, name=row.name), rung=0)
+    ledger.set_state(row.name, end, reason="" if end is RunState.FINISHED else "below the cut after step 4")
+
+
+def finished_sweep(home: Path, model: Path, rates: tuple[float, ...] = (1e-4, 1e-2, 3e-3)) -> str:
+    """A sweep over learning rates; the last trial is pruned. Returns its name."""
+    worker = Worker(threads=1)
+    base = run_config(home, model)
+    spec = SweepConfig(name="rates", space={"optim.lr": "tag(log, interval(1e-4, 1e-2))"})
+    with Ledger.open(home) as ledger:
+        ledger.add(RunRow("rates", "sweep", str(home / "rates"), {"spec": to_dict(spec), "base": to_dict(base)}))
+        SpoolTracker(home / "rates").close()
+        for number, rate in enumerate(rates):
+            name = f"rates-{number}"
+            row = RunRow(
+                name, "trial", str(home / "rates" / name), {}, {"optim.lr": rate}, parent="rates", number=number
+            )
+            end = RunState.PRUNED if number == len(rates) - 1 else RunState.FINISHED
+            train_run(ledger, worker, row, replace(base, optim=replace(base.optim, lr=rate)), end)
+    return "rates"

@@ -35,10 +35,20 @@ class Home:
 
 def learnable_base(tiny: Path, folder: Path) -> Path:
     """A copy of a tiny model with embeddings large enough that an adapter alone can make it sure of an answer."""
+    return _scaled(tiny, folder, 30.0, {"lm_head.weight", "model.embed_tokens.weight"})
+
+
+def talkative_base(tiny: Path, folder: Path) -> Path:
+    """A copy of a tiny model with matrices so large that each prompt gets an answer of its own, sensible or not."""
+    weights = load_file(tiny / "model.safetensors")
+    return _scaled(tiny, folder, 10.0, {name for name in weights if name.endswith("_proj.weight")})
+
+
+def _scaled(tiny: Path, folder: Path, factor: float, names: set[str]) -> Path:
     shutil.copytree(tiny, folder)
     weights = load_file(folder / "model.safetensors")
-    name = next(name for name in ("lm_head.weight", "model.embed_tokens.weight") if name in weights)
-    save_file({**weights, name: weights[name] * 30}, folder / "model.safetensors", metadata={"format": "pt"})
+    scaled = {name: weight * factor if name in names else weight for name, weight in weights.items()}
+    save_file(scaled, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

@@ -106,7 +106,11 @@ def show_run(
         print_json(details)
         return
     settings, reported = details.pop("settings"), details.pop("reports")
-    lines = [(key, _text(value)) for key, value in details.items() if value not in (None, "", {}, [])]
+    details |= {"age_s": f"{_ago(now - row.created_at)} ago", "took_s": format_seconds(_took(row, now))}
+    names = {"age_s": "made", "took_s": "took", "mlflow_run_id": "MLflow run"}
+    lines = [
+        (names.get(key, key), _text(value)) for key, value in details.items() if value not in (None, "", {}, [], 0)
+    ]
     table(("", row.name), lines[1:])
     table(("setting", "value"), [(key, _text(value)) for key, value in settings.items()], title="\nwhat it sets")
     if reported:

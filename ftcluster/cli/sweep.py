@@ -60,6 +60,7 @@ def run(
     from ftcluster.ledger.store import Ledger
     from ftcluster.sweep.launch import register
     from ftcluster.sweep.plan import make_plan, read_sweep
+    from ftcluster.training.records import reap
 
     words = [*(overrides or []), *([f"home={home.absolute()}"] if home else [])]
     spec, base = read_sweep(file, words, config_dir=config_dir)
@@ -69,6 +70,7 @@ def run(
         _show_plan(plan, as_json)
         return
     with Ledger.open(base.home) as ledger:
+        reap(ledger)
         _drive(register(plan, ledger), plan, ledger, as_json)
 
 
@@ -81,8 +83,10 @@ def resume(
     """Go on with a sweep that was stopped or whose driver died; finished work is kept."""
     from ftcluster.ledger.store import Ledger
     from ftcluster.sweep.launch import stored_plan
+    from ftcluster.training.records import reap
 
     with Ledger.open(home or default_home()) as ledger, Bar("preparing data") as bar:
+        reap(ledger)
         row = ledger.find(name)
         plan = stored_plan(row, bar.update)
         _drive(row, plan, ledger, as_json)

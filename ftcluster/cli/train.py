@@ -44,6 +44,7 @@ def train(
     """
     from ftcluster.ledger.store import Ledger
     from ftcluster.training.launch import get_ready, register, run_training, stored_config
+    from ftcluster.training.records import reap
 
     words = [*(overrides or []), *([f"home={home}"] if home else [])]
     if resume:
@@ -57,6 +58,7 @@ def train(
         _show_plan(ready, as_json)
         return
     with Ledger.open(resolve_home(config)) as ledger:
+        reap(ledger)
         row = ledger.find(resume) if resume else register(ready, ledger, _experiment(words))
         notices().print(f"[bold]{row.name}[/bold]: {ready.plan.total} steps, {row.folder}")
         with TrainingBar(ready.plan.total) as training:

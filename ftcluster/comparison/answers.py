@@ -40,6 +40,11 @@ class Written:
     finished: bool
     pieces: tuple[Piece, ...]
 
+    @property
+    def text(self) -> str:
+        """The answer itself."""
+        return "".join(piece.text for piece in self.pieces)
+
 
 @dataclass(frozen=True)
 class Question:

@@ -120,7 +120,9 @@ def score_text(value: float | None) -> str:
 
 def value_text(value: Any) -> str:
     """A parameter's value for people: ``0.00030000001`` -> ``0.0003``, a list as its items."""
-    if isinstance(value, bool) or value is None:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:.3g}"

@@ -127,7 +127,7 @@ def _scatter_axis(values: Sequence[Any], *, numbers: bool, log: bool) -> dict[st
     different = {value_text(value) for value in values}
     if not numbers:
         return {"type": "category", "range": [-0.6, len(different) - 0.4]}
-    marks = sorted(set(values)) if len(different) <= 6 else None
+    marks = sorted(set(values)) if len(different) <= min(6, len(values) - 1) else None  # a few values, tried often
     return ({"type": "log", "exponentformat": "e"} if log else {}) | (
         {"tickvals": marks, "ticktext": [value_text(mark) for mark in marks]} if marks else {}
     )

@@ -6,12 +6,14 @@ Owns the grammar only: whether a key exists is decided by ``compose``, what a sw
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 
 from ftcluster.config.yamlfile import refused_reference
@@ -53,10 +55,23 @@ def parse(word: str) -> Word:
         raise ConfigError([f'"{word}": config never names code to run.'])
     if bad := refused_reference(text):
         raise ConfigError([f'"{word}": {bad} is not allowed; only plain references such as ${{optim.lr}} are.'])
-    text = text if text.isascii() and "=" not in text else quote_special_words(text)
-    parsed = _parse(key, text)
-    sweep = parsed.is_sweep_override()
-    return Word(key, None if sweep else _unquoted(parsed.value()), text, sweep)
+    for attempt in _attempts(text):
+        with suppress(HydraException):
+            parsed = _parser().parse_override(f"value={attempt}")
+            sweep = parsed.is_sweep_override()
+            return Word(key, None if sweep else _unquoted(parsed.value()), attempt, sweep)
+    raise ConfigError(
+        [f'"{word}": the value cannot be read; close brackets and quotes, quote special characters.'],
+        remedy=f"put quotes around the text, and others around the word for the shell: '{key}=\"...\"'",
+    )
+
+
+def _attempts(text: str) -> Iterator[str]:
+    """The text in forms that Hydra's grammar may take: as typed, or with quotes around what it reserves."""
+    yield text if text.isascii() and "=" not in text else quote_special_words(text)
+    if "/" in text and text[0] not in "[{\"'":  # a path, such as one with the parentheses of "model (copy)"
+        escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+        yield f'"{escaped}"'
 
 
 def quote_special_words(text: str) -> str:
@@ -67,16 +82,6 @@ def quote_special_words(text: str) -> str:
         return f'"{bare}"' if bare and (not bare.isascii() or "=" in bare) else found[0]
 
     return (_PIECE_OF_PAIRS if "{" in text else _PIECE).sub(quote, text)
-
-
-def _parse(key: str, text: str) -> Override:
-    try:
-        return _parser().parse_override(f"value={text}")
-    except HydraException:
-        raise ConfigError(
-            [f'"{key}={text}": the value cannot be read; close brackets and quotes, quote special characters.'],
-            remedy=f"put quotes around the text, and others around the word for the shell: '{key}=\"...\"'",
-        ) from None
 
 
 def _unquoted(value: Any) -> Any:

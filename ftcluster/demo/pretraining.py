@@ -15,10 +15,12 @@ from random import Random
 from ftcluster.demo import words
 
 _POOLS = (words.CITIES, words.DAYS, words.RESTAURANTS, words.LANGUAGES, words.PHRASES, words.THINGS, words.NAMES)
-_KEYS = re.findall(
-    r"\w+",
-    "city day minutes label restaurant people amount from to text language name tool_box arguments_list place time "
-    "note old_weather egg_timer round_table paper_currency translate get set book convert count",
+_KEYS: tuple[str, ...] = tuple(
+    re.findall(
+        r"\w+",
+        "city day minutes label restaurant people amount from to text language name tool_box arguments_list place time "
+        "note old_weather egg_timer round_table paper_currency translate get set book convert count",
+    )
 )
 
 

@@ -10,7 +10,7 @@ Owns how many rows there are and that no two are the same; what they say is made
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -49,6 +49,14 @@ def write_demo_data(folder: Path, *, seed: int = 17) -> DemoData:
             remedy="check its rights and the free space",
         ) from problem
     return data
+
+
+def read_texts(data: DemoData) -> Iterator[str]:
+    """All text of both files, for training a tokenizer."""
+    for line in data.pretrain.read_text(encoding="utf-8").splitlines():
+        yield json.loads(line)["text"]
+    for line in data.tools.read_text(encoding="utf-8").splitlines():
+        yield from (message["content"] for message in json.loads(line)["messages"])
 
 
 def pretraining_texts(count: int, *, seed: int) -> list[str]:

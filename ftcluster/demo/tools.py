@@ -173,7 +173,7 @@ def _coded(rows: tuple[tuple[str | int, str, str], ...]) -> Callable[[Random, La
 
 
 def _number(low: int, high: int) -> Callable[[Random, Language], Value]:
-    def draw(random: Random, language: Language) -> Value:  # noqa: ARG001 - digits are the same in both
+    def draw(random: Random, _: Language) -> Value:
         number = random.randint(low, high)
         return Value(str(number), number)
 

@@ -48,14 +48,16 @@ NAMES = _pairs(
     "Nina 妮娜, Victor 维克多, Clara 克拉拉, Hugo 雨果"
 )
 # Words that requests are made of, so that the base model has read them all.
-COMMON = re.findall(
-    r"\w+",
-    "weather forecast umbrella rain table seats timer minutes minute remind count down wake start show tell find "
-    "reserve book people convert change many need have how what say into translate put question hello quick there "
-    "we after about me I is are will do in on at the you get us for a an of and hi "
-    "天气 预报 带伞 下雨 桌子 位子 计时器 分钟 计时 提醒 倒数 叫 定 看看 告诉我 给 订 一张 个人 把 换成 能换 多少 "
-    "想要 我有 怎么样 什么 说 等于 翻译成 用 请问 你好 问一下 怎么讲 吃饭 我们 想去 过 后 我 是 算一下 会 要 在 里 "
-    "的 查一下 为 吗 一个",
+COMMON: tuple[str, ...] = tuple(
+    re.findall(
+        r"\w+",
+        "weather forecast umbrella rain table seats timer minutes minute remind count down wake start show tell find "
+        "reserve book people convert change many need have how what say into translate put question hello quick there "
+        "we after about me I is are will do in on at the you get us for a an of and hi "
+        "天气 预报 带伞 下雨 桌子 位子 计时器 分钟 计时 提醒 倒数 叫 定 看看 告诉我 给 订 一张 个人 把 换成 能换 多少 "
+        "想要 我有 怎么样 什么 说 等于 翻译成 用 请问 你好 问一下 怎么讲 吃饭 我们 想去 过 后 我 是 算一下 会 要 在 里 "
+        "的 查一下 为 吗 一个",
+    )
 )
 CURRENCIES = (
     ("USD", "dollars", "美元"),

@@ -11,10 +11,12 @@ from ftcluster.models.generation import generate
 _UNFINISHED = "\ufffd"  # what half a character decodes to
 
 
-def stream_answer(base: Base, prompt: Sequence[int], max_new_tokens: int, write: Callable[[str], None]) -> list[int]:
-    """Greedy answer to one prompt as tokens; ``write`` gets its text in pieces as soon as they are whole."""
+def stream_answer(
+    base: Base, prompt: Sequence[int], max_new_tokens: int, write: Callable[[str], None], *, stops: Sequence[int] = ()
+) -> list[int]:
+    """Greedy answer to one prompt as ``generate`` gives it; ``write`` gets its text in pieces as they become whole."""
     pieces = _Pieces(base.tokenizer, write)
-    return generate(base, [prompt], max_new_tokens, streamer=pieces)[0]
+    return generate(base, [prompt], max_new_tokens, stops=stops, streamer=pieces)[0]
 
 
 class _Pieces:

@@ -115,13 +115,17 @@ def _deliver(case: Case, integrity: Integrity, registry: Registry) -> str:
         )
     if registry.stored_sha256(bookmark.run_id) != integrity.sha256:
         registry.store_adapter(bookmark.run_id, RunFolder(folder).adapter)
-    if registry.stored_sha256(bookmark.run_id) != integrity.sha256:
+        _check_stored(case, registry, bookmark.run_id, integrity)
+    return bookmark.run_id
+
+
+def _check_stored(case: Case, registry: Registry, run_id: str, integrity: Integrity) -> None:
+    if registry.stored_sha256(run_id) != integrity.sha256:
         raise TrackingError(
             f"MLflow does not give back the adapter of {case.run.name} as it was stored",
             where=hide_url_users(case.uri),
             remedy="check the artifact store of the MLflow server",
         )
-    return bookmark.run_id
 
 
 def _about(case: Case, integrity: Integrity) -> dict[str, Any]:

@@ -157,15 +157,14 @@ class Driver:
     def _start_next(self) -> bool:
         """Put one more trial on an idle host; False when none can start now."""
         trials = self._trials()
-        ready = [t for t in trials if not t.state.ended and not self._on_host(t.name)]
         values = self._values()
-        # What another driver left behind, then what was promoted (furthest first), then something new.
-        cut = [t for t in ready if t.state is not RunState.PAUSED]
-        promoted = sorted((t for t in ready if t.number in self._promoted), key=lambda t: -self._promoted[t.number])
-        if cut:
-            return self._launch(cut[0], len(values.get(cut[0].number, ())))
-        if promoted:
-            return self._launch(promoted[0], self._promoted[promoted[0].number])
+        reached = {t.number: len(values.get(t.number, ())) for t in trials}
+        ready = [t for t in trials if not t.state.ended and not self._on_host(t.name)]
+        # A trial may train to its first rung; to a later one only if it was promoted there.
+        due = [t for t in ready if reached[t.number] == 0 or self._promoted.get(t.number) == reached[t.number]]
+        if due:
+            trial = max(due, key=lambda t: (reached[t.number], -t.number))
+            return self._launch(trial, reached[trial.number])
         if len(trials) < self.plan.trials and not self._exhausted:
             return self._propose(trials, values)
         return False

@@ -47,10 +47,10 @@ class SweepResult:
 def register(plan: SweepPlan, ledger: Ledger) -> RunRow:
     """Write a new sweep into the ledger; its name gets a number if it is taken."""
     home = resolve_home(plan.base)
-    name = ledger.free_name(plan.name)
     config = {"spec": to_dict(plan.spec), "base": to_dict(plan.base)}
-    row = RunRow(name=name, kind="sweep", folder=str(home / name), config=config)
-    return ledger.add(row)
+    return ledger.add_with_free_name(
+        plan.name, lambda name: RunRow(name=name, kind="sweep", folder=str(home / name), config=config)
+    )
 
 
 def stored_plan(row: RunRow, progress: Callable[[int, int], None] | None = None) -> SweepPlan:
@@ -81,6 +81,8 @@ def run_sweep(row: RunRow, plan: SweepPlan, ledger: Ledger, console: Console) ->
     """
     plan = named(plan, row.name)
     home, folder = resolve_home(plan.base), Path(row.folder)
+    if row.state is RunState.FAILED:
+        ledger.reopen(row.name)
     ledger.claim(row.name, this_process(), is_alive)
     uri = store_uri(home, plan.base.tracking.uri)
     files = [Path(p) for p in (*plan.base.data.train, *plan.base.data.validation, *plan.base.data.test)]

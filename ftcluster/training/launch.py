@@ -74,10 +74,14 @@ def get_ready(config: RunConfig, progress: Callable[[int, int], None] | None = N
 def register(ready: Ready, ledger: Ledger, wanted: str) -> RunRow:
     """Write a new training into the ledger, under the config's name or a free one like ``wanted``."""
     home = resolve_home(ready.config)
-    name = ready.config.name or ledger.free_name(wanted)
-    config = replace(ready.config, name=name)
-    row = RunRow(name=name, kind="train", folder=str(home / name), config=to_dict(config), identity=identity(config))
-    return ledger.add(row)
+
+    def make(name: str) -> RunRow:
+        config = replace(ready.config, name=name)
+        return RunRow(
+            name=name, kind="train", folder=str(home / name), config=to_dict(config), identity=identity(config)
+        )
+
+    return ledger.add(make(ready.config.name)) if ready.config.name else ledger.add_with_free_name(wanted, make)
 
 
 def stored_config(row: RunRow) -> RunConfig:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing, suppress
 from pathlib import Path
 
 from ftcluster.config.environment import tracking_uri as chosen_uri
+from ftcluster.errors import StoreError
+from ftcluster.ledger.process import is_alive
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.tracking.bookmark import read_bookmark
 from ftcluster.tracking.mlflow_store import tracking_uri
 from ftcluster.tracking.projector import Projector, RunToProject
+from ftcluster.tracking.spool import SpoolTracker
 
 DEFAULT_EXPERIMENT = "ftcluster"
 
@@ -35,6 +39,16 @@ def remember_ids(ledger: Ledger, rows: Iterable[RunRow], uri: str) -> None:
         bookmark = read_bookmark(Path(row.folder), uri)
         if bookmark and bookmark.run_id != row.mlflow_run_id:
             ledger.set_state(row.name, ledger.get(row.name).state, mlflow_run_id=bookmark.run_id)
+
+
+def reap(ledger: Ledger) -> list[RunRow]:
+    """Mark runs whose process is gone as interrupted, here and for MLflow: nothing stays RUNNING for ever."""
+    reaped = ledger.reap(is_alive)
+    for row in reaped:
+        # A trial's host may outlive its driver by a moment and still hold the spool; the next reaper gets it.
+        with suppress(StoreError), closing(SpoolTracker(Path(row.folder))) as tracker:
+            tracker.state(row.state, row.reason)
+    return reaped
 
 
 def deliver(ledger: Ledger, rows: Iterable[RunRow], home: Path, uri: str) -> tuple[int, int]:

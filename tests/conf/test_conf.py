@@ -29,8 +29,8 @@ def test_every_option_composes_and_breaks_no_rule(group: str, option: str) -> No
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_says_what_it_is_and_sets_what_it_says(group: str, option: str) -> None:
-    assert describe(group, option).endswith((".", "]", ": loss only", "RAY_ADDRESS.")) or "=" in describe(group, option)
+def test_every_option_says_in_a_line_what_it_is(group: str, option: str) -> None:
+    assert 15 < len(describe(group, option)) < 120
 
 
 @pytest.mark.parametrize("name", experiments())

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -267,7 +272,7 @@ def test_a_run_that_did_not_finish_is_refused_by_name_and_not_even_by_force(
     assert not registry.is_registered("unfinished")
 
 
-def test_a_sweep_without_a_finished_trial_is_refused_with_the_states_of_its_trials(home: Home, tmp_path: Path) -> None:
+def test_a_sweep_without_a_finished_trial_is_refused_with_the_states_of_its_trials(tmp_path: Path) -> None:
     with Ledger.open(tmp_path) as empty:
         spec = {"name": "s", "metric": "eval/loss", "direction": "minimize"}
         empty.add(registry_samples.RunRow("s", "sweep", str(tmp_path / "s"), {"spec": spec}))
@@ -280,7 +285,7 @@ def test_a_worse_run_is_refused_and_a_reason_overrules_and_is_stored(
     give: Callable[..., Promotion], home: Home, registry: Registry, uri: str
 ) -> None:
     give(home.strong, "forced")
-    with pytest.raises(PromotionRefused, match="holds champion: loss .* worse") as refused:
+    with pytest.raises(PromotionRefused, match=r"holds champion: loss .* worse") as refused:
         give(home.weak, "forced")
     assert "--force" in refused.value.remedy
     assert versions(uri, "forced") == ["1"]
@@ -357,6 +362,57 @@ def test_a_changed_download_is_refused_by_whoever_loads_it(
         find_speaker("swapped@champion", ledger, registry, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An MLflow server that keeps artifacts itself, as a team has it."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "files"),
+    ]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_until_it_answers(f"http://127.0.0.1:{port}", process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_until_it_answers(uri: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=2).close()
+            return
+        except OSError:
+            assert process.poll() is None, "the server ended"
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.05)
+
+
+def test_promotion_rollback_and_loading_work_through_a_tracking_server(
+    home: Home, ledger: Ledger, server: str, tmp_path: Path
+) -> None:
+    registry = Registry(server)
+    for run, number in ((home.weak, "1"), (home.strong, "2"), (home.strong, "2")):
+        assert promote(ledger, run, home=home.path, model_name="served", uri=server).version == number
+    assert registry.history("served", "champion") == ["1", "2"]
+    speaker = find_speaker("served@champion", ledger, registry, tmp_path)
+    assert Conversation(load_speaker(speaker), max_new_tokens=12).say(PROMPT).text in ("Paris", "上海")
+    assert roll_back("served", uri=server).version == "1"
+    with pytest.raises(PromotionRefused, match="no champion before version 1"):
+        roll_back("served", uri=server)
+    with pytest.raises(UsageError, match="no registered model"):
+        roll_back("nobody", uri=server)
+
+
 # Killed at every write -----------------------------------------------------------------------------------------------
 
 KILLER = """
@@ -403,7 +459,18 @@ def writes(act: Callable[[Callable[[str], None]], object]) -> tuple[str, ...]:
     return tuple(seen)
 
 
-def kill_at_each(home: Home, uri: str, jobs: list[tuple[str, str, str, str]]) -> None:
+@pytest.fixture(scope="module")
+def killed(home: Home, ledger: Ledger, uri: str) -> dict[str, dict[str, str]]:
+    """Models whose first promotion, next promotion or rollback was killed; by what was done and the write it met."""
+    models = {
+        what: {write: f"{what}-{write}" for write in all_writes}
+        for what, all_writes in (("first", FIRST), ("next", NEXT), ("rollback", BACK))
+    }
+    for model in (*models["next"].values(), *models["rollback"].values()):
+        promote(ledger, home.weak, home=home.path, model_name=model)
+    for model in models["rollback"].values():
+        promote(ledger, home.strong, home=home.path, model_name=model)
+    jobs = [(what, home.strong, model, write) for what, each in models.items() for write, model in each.items()]
     killer = subprocess.run(
         [sys.executable, "-c", KILLER, str(home.path), uri, json.dumps(jobs)],
         capture_output=True,
@@ -411,6 +478,7 @@ def kill_at_each(home: Home, uri: str, jobs: list[tuple[str, str, str, str]]) ->
         check=False,
     )
     assert killer.returncode == 0, killer.stderr
+    return models
 
 
 def case_of(home: Home, ledger: Ledger, run: str, model: str) -> Case:
@@ -426,13 +494,9 @@ def test_the_writes_at_which_processes_are_killed_below_are_all_there_are(home: 
 
 
 def test_a_promotion_killed_at_any_write_leaves_the_old_champion_and_is_completed_by_the_next(
-    give: Callable[..., Promotion], home: Home, registry: Registry, uri: str
+    give: Callable[..., Promotion], home: Home, registry: Registry, uri: str, killed: dict[str, dict[str, str]]
 ) -> None:
-    models = {write: f"killed-{write}" for write in NEXT}
-    for model in models.values():
-        give(home.weak, model)
-    kill_at_each(home, uri, [("promote", home.strong, model, write) for write, model in models.items()])
-    for write, model in models.items():
+    for write, model in killed["next"].items():
         champion = registry.champion(model, "champion")
         assert champion is not None, write
         assert (champion.number, registry.history(model, "champion")) == ("1", ["1"]), write
@@ -443,11 +507,9 @@ def test_a_promotion_killed_at_any_write_leaves_the_old_champion_and_is_complete
 
 
 def test_a_first_promotion_killed_at_any_write_leaves_no_champion_and_is_completed_by_the_next(
-    give: Callable[..., Promotion], home: Home, registry: Registry, uri: str
+    give: Callable[..., Promotion], home: Home, registry: Registry, uri: str, killed: dict[str, dict[str, str]]
 ) -> None:
-    models = {write: f"first-{write}" for write in FIRST}
-    kill_at_each(home, uri, [("promote", home.strong, model, write) for write, model in models.items()])
-    for write, model in models.items():
+    for write, model in killed["first"].items():
         assert registry.champion(model, "champion") is None, write
         give(home.strong, model)
         assert versions(uri, model) == ["1"], write
@@ -455,15 +517,10 @@ def test_a_first_promotion_killed_at_any_write_leaves_no_champion_and_is_complet
 
 
 def test_a_rollback_killed_at_any_write_leaves_one_of_the_two_champions(
-    give: Callable[..., Promotion], home: Home, registry: Registry, uri: str
+    registry: Registry, killed: dict[str, dict[str, str]]
 ) -> None:
-    models = {write: f"rolled-{write}" for write in BACK}
-    for model in models.values():
-        give(home.weak, model)
-        give(home.strong, model)
-    kill_at_each(home, uri, [("rollback", "", model, write) for write, model in models.items()])
     expected = {"history": ["1", "2"], "alias": ["1", "2"], "note": ["1"]}
-    for write, model in models.items():
+    for write, model in killed["rollback"].items():
         assert registry.history(model, "champion") == expected[write]
         champion = registry.champion(model, "champion")
         assert champion is not None

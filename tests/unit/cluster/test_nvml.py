@@ -20,6 +20,7 @@ def test_without_a_driver_there_are_no_gpus_and_one_sentence_why() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not HAS_DRIVER, reason="needs an NVIDIA GPU")
 def test_every_gpu_has_a_uuid_memory_and_a_capability() -> None:
     reading = read_gpus()
     assert reading.problem == ""

@@ -65,6 +65,11 @@ def test_file_names_may_be_chinese_or_hold_spaces_and_equals_signs() -> None:
     assert names == ["数据/训练.jsonl", "a b=c.jsonl", "x,y.jsonl"]
 
 
+def test_a_path_may_hold_parentheses_and_quotes() -> None:
+    for path in ("/models/qwen (copy)", '/data/"a" (b)', "/数据 (1)/a=b", "/a, b/c(d"):
+        assert compose([f"model.path={path}"]).model.path == path
+
+
 def test_columns_take_any_name_as_key() -> None:
     config = compose(["data.columns={prompt: 问题, system: a}", "data.columns.answer=reply"])
     assert config.data.columns == {"prompt": "问题", "system": "a", "answer": "reply"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ftcluster.demo.text import DemoData, pretraining_texts, tool_rows, write_demo_data
+from ftcluster.demo.text import DemoData, pretraining_texts, read_texts, tool_rows, write_demo_data
 from ftcluster.demo.tools import KINDS, LANGUAGES, TOOLS, ask
 from ftcluster.errors import StoreError
 
@@ -104,6 +104,14 @@ def test_the_base_model_has_read_nearly_every_word_of_the_requests(
     words = Counter(re.findall(r"\w+", requests.lower()))
     unread = sum(count for word, count in words.items() if word not in read)
     assert unread / words.total() < 0.02
+
+
+def test_a_tokenizer_can_be_trained_on_all_text_of_both_files(
+    data: DemoData, texts: list[str], talks: list[tuple[str, dict[str, Any]]]
+) -> None:
+    everything = list(read_texts(data))
+    assert everything[: len(texts)] == texts
+    assert everything[len(texts) :: 2] == [request for request, _ in talks]
 
 
 def test_fewer_rows_are_a_prefix_of_more_text_and_still_distinct_requests() -> None:
