@@ -63,7 +63,7 @@ def main() -> int:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(QUIET))
         report(browser, Path(sweep.folder) / "comparison.html", asked.out)
         with mlflow_server(asked.home.absolute()) as url:
-            mlflow(browser, url, sweep, trials, asked.out)
+            mlflow(browser, url, trials, asked.out)
         browser.close()
     for picture in sorted(asked.out.glob("*.png")):
         print(f"{picture}  {picture.stat().st_size / 1024:.0f} KiB")
@@ -86,17 +86,21 @@ def report(browser: Browser, file: Path, out: Path) -> None:
     page.close()
 
 
-def mlflow(browser: Browser, url: str, sweep: RunRow, trials: list[RunRow], out: Path) -> None:
-    """MLflow's page that compares the trials of the sweep, and the list of its runs."""
+def mlflow(browser: Browser, url: str, trials: list[RunRow], out: Path) -> None:
+    """Charts of the sweep's trials, and MLflow's page that compares them, both without its side panel."""
     ids = [trial.mlflow_run_id for trial in trials if trial.mlflow_run_id]
     experiment = open_client(url).get_run(ids[0]).info.experiment_id
-    page = browser.new_page(viewport={"width": 1440, "height": 1000})
-    page.goto(f"{url}/#/experiments/{experiment}/runs")
-    page.get_by_text(sweep.name, exact=True).first.wait_for(timeout=60_000)
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
+    mode = "workflowType=machine_learning"
+    page.goto(f"{url}/#/experiments/{experiment}/runs?{mode}&compareRunsMode=CHART")
+    page.locator("button[data-component-id*=runnamecellrenderer]").first.click(timeout=60_000)  # the sweep opens
+    page.get_by_text(trials[0].name, exact=True).first.wait_for(timeout=60_000)
+    page.locator(".main-svg").first.wait_for(timeout=60_000)
     settle(page, "body")
-    page.screenshot(path=out / "mlflow-runs.png")
+    page.screenshot(path=out / "mlflow-charts.png")
     chosen, within = quote(json.dumps(ids)), quote(json.dumps([experiment]))
-    page.goto(f"{url}/#/compare-runs?runs={chosen}&experiments={within}")
+    page.goto(f"{url}/#/compare-runs?runs={chosen}&experiments={within}&{mode}")
     page.get_by_text("Parallel Coordinates Plot").first.wait_for(timeout=60_000)
     settle(page, "body")
     page.screenshot(path=out / "mlflow-compare.png")

@@ -66,7 +66,7 @@ wait_until() {
     shift
     until "$@" >/dev/null 2>&1; do
         tries=$((tries + 1))
-        if ! is_running "$name" || [ "$tries" -ge 60 ]; then
+        if ! is_running "$name" || [ "$tries" -ge 180 ]; then
             tail -n 20 "$folder/$name.log" >&2
             stop_all
             fail "$name did not start; its last words are above, all of them in $folder/$name.log"
@@ -98,29 +98,36 @@ start_mlflow() {
     export MLFLOW_BACKEND_STORE_URI=${MLFLOW_BACKEND_STORE_URI:-sqlite:///$folder/mlflow.db}
     export MLFLOW_ARTIFACTS_DESTINATION=${MLFLOW_ARTIFACTS_DESTINATION:-$folder/artifacts}
     export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
-    launch mlflow mlflow server --host "$host" --port "$mlflow_port" --workers 2 --allowed-hosts "$names"
+    launch mlflow env -u MLFLOW_TRACKING_URI mlflow server --host "$host" --port "$mlflow_port" --workers 2 --allowed-hosts "$names"
     wait_until mlflow python -c "import urllib.request as r; r.urlopen('http://$host:$mlflow_port/health', timeout=5)"
 }
 
-# What a shell needs to use the cluster; `. DIR/environment` does it.
+# What a shell needs so that ftcluster uses both; `. DIR/environment` does it.
 write_environment() {
     {
         echo "export RAY_ADDRESS=$host:$ray_port"
         echo "export RAY_AUTH_MODE=token"
         echo "export RAY_AUTH_TOKEN_PATH='$folder/ray-token'"
         # Ray replaces 127.0.0.1 by the outer address, and then listens everywhere, unless told that it has no cluster.
-        if [ "$host" = 127.0.0.1 ]; then echo "export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0"; fi
-        echo "# in every ftcluster command: tracking.uri=http://$host:$mlflow_port"
-        if [ "$host" != 127.0.0.1 ]; then echo "# another machine joins, with these lines and a copy of ray-token: ray start --address $host:$ray_port"; fi
+        [ "$host" != 127.0.0.1 ] || echo "export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0"
+        echo "export MLFLOW_TRACKING_URI=http://$host:$mlflow_port"
+        [ "$host" = 127.0.0.1 ] || echo "# another machine joins, with these lines and a copy of ray-token: ray start --address $host:$ray_port"
     } >"$folder/environment"
+    printf '%s=%s\n' host "$host" ray_port "$ray_port" mlflow_port "$mlflow_port" dashboard_port "$dashboard_port" >"$folder/settings"
 }
 
 start_all() {
+    local name
+    for name in ray mlflow; do command -v "$name" >/dev/null || fail "$name is not installed; run: make install"; done
     mkdir -p "$folder/artifacts"
     folder=$(cd "$folder" && pwd)
     if is_running ray || is_running mlflow; then
         echo "already running: $(for name in ray mlflow; do is_running $name && printf '%s ' $name; done)"
-    elif [ "$host" != 127.0.0.1 ]; then
+        # What is missing joins what runs, where that is.
+        # shellcheck source=/dev/null
+        . "$folder/settings"
+    fi
+    if [ "$host" != 127.0.0.1 ]; then
         echo "Warning: other machines can reach $host. Ray asks for a token, MLflow for nothing, and neither encrypts." >&2
     fi
     [ -s "$folder/ray-token" ] || (umask 077 && python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$folder/ray-token")

@@ -62,6 +62,13 @@ class ConfigError(UsageError):
         self.problems = list(problems)
         super().__init__("\n".join(self.problems), where=where, remedy=remedy)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_config_error, (type(self), self.problems, self.where, self.remedy))
+
+
+def _rebuild_config_error(kind: type[ConfigError], problems: list[str], where: str, remedy: str) -> ConfigError:
+    return kind(problems, where=where, remedy=remedy)
+
 
 class DataError(FtclusterError):
     """A data file, or too many of its rows, cannot be used."""

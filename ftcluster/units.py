@@ -26,7 +26,7 @@ class Duration:
             ValueError: not a positive number followed by one of the three units.
         """
         match = _PATTERN.match(str(text))
-        if not match or not (amount := float(match[1])) > 0:
+        if not match or not 0 < (amount := float(match[1])) < math.inf:
             raise ValueError(f'"{text}" is not a duration; write "200 steps", "1e6 tokens" or "3 epochs"')
         unit: Unit = {"s": "steps", "t": "tokens", "e": "epochs"}[match[2][0].lower()]  # type: ignore[assignment]
         return cls(amount, unit)

@@ -23,8 +23,13 @@ _HELP = "/reset forgets the conversation, /quit or Ctrl-D ends it, Ctrl-C stops 
 
 def chat(
     reference: Annotated[
-        str, typer.Argument(metavar="REF", help="A run, a sweep (its best trial), MODEL@ALIAS, or a model's folder.")
-    ],
+        str,
+        typer.Argument(
+            metavar="[REF]",
+            help="A run, a sweep (its best trial), MODEL@ALIAS, or a model's folder; default: what finished last.",
+            show_default=False,
+        ),
+    ] = "",
     once: Annotated[str | None, typer.Option(metavar="PROMPT", help="Print the answer to this, and end.")] = None,
     system: Annotated[str, typer.Option(metavar="TEXT", help="System prompt.")] = "",
     max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Longest answer.")] = 256,
@@ -40,7 +45,6 @@ def chat(
     ftcluster chat ./qwen
     """
     from ftcluster.config.environment import default_home
-    from ftcluster.ledger.store import Ledger
     from ftcluster.registry.conversation import Conversation
     from ftcluster.registry.speaker import find_speaker, load_speaker
     from ftcluster.registry.store import Registry
@@ -48,8 +52,7 @@ def chat(
 
     place = (home or default_home()).expanduser().absolute()
     with tempfile.TemporaryDirectory(prefix="ftcluster-chat-") as scratch:
-        with Ledger.open(place) as ledger:
-            speaker = find_speaker(reference, ledger, Registry(store_uri(place, "")), Path(scratch))
+        speaker = find_speaker(reference, place, Registry(store_uri(place, "")), Path(scratch))
         if base:
             speaker = replace(speaker, title=f"the base of {speaker.title}", adapter=None)
         conversation = Conversation(load_speaker(speaker), system=system, max_new_tokens=max_new_tokens)

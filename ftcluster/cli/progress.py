@@ -44,17 +44,19 @@ class Bar:
 class TrainingBar(Bar):
     """Step, loss and speed of a training; without a terminal a line every tenth of the way."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self) -> None:
         super().__init__("training")
-        self._total = total
         self._told = 0
 
-    def observe(self, progress: TrainingProgress) -> None:
-        """Show a step."""
+    def observe(self, progress: TrainingProgress, total: int) -> None:
+        """Show a step; the bar goes away with the last one."""
         held_out = (progress.metrics or {}).get("eval/loss")
-        detail = f"step {progress.step}/{self._total}  loss {progress.loss:.4f}  {progress.tokens_per_s:,.0f} tokens/s"
+        detail = f"step {progress.step}/{total}  loss {progress.loss:.4f}  {progress.tokens_per_s:,.0f} tokens/s"
         detail += f"  eval/loss {held_out:.4f}" if held_out is not None else ""
-        self.update(progress.step, self._total, detail)
-        if not notices().is_terminal and progress.step * 10 // self._total > self._told:
-            self._told = progress.step * 10 // self._total
+        self.update(progress.step, total, detail)
+        if not notices().is_terminal and progress.step * 10 // total > self._told:
+            self._told = progress.step * 10 // total
             notices().print(detail)
+        if progress.step == total:
+            self._bar.stop()
+            self._told = 0

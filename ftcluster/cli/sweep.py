@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from ftcluster.cli.arguments import ConfigDir, Json, Overrides, SweepFile
 from ftcluster.cli.output import console, notices, print_json, table
-from ftcluster.cli.progress import Bar
+from ftcluster.cli.progress import Bar, TrainingBar
 from ftcluster.config.environment import default_home
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def run(
 
       ftcluster sweep lora_rank_lr budget.trials=16 'optim.lr=tag(log, interval(1e-4, 1e-2))' adapter.rank=4,8,16
     """
+    from ftcluster.config.checks import check_files
+    from ftcluster.demo.world import provide
     from ftcluster.ledger.store import Ledger
     from ftcluster.sweep.launch import register
     from ftcluster.sweep.plan import make_plan, read_sweep
@@ -64,6 +66,9 @@ def run(
 
     words = [*(overrides or []), *([f"home={home.absolute()}"] if home else [])]
     spec, base = read_sweep(file, words, config_dir=config_dir)
+    with TrainingBar() as training:
+        provide(base, notices().print, training.observe)
+    check_files(base)
     with Bar("preparing data") as bar:
         plan = make_plan(spec, base, progress=bar.update)
     if dry_run:

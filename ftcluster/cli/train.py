@@ -42,6 +42,7 @@ def train(
 
       ftcluster train experiment=full_sft --dry-run
     """
+    from ftcluster.demo.world import provide
     from ftcluster.ledger.store import Ledger
     from ftcluster.training.launch import get_ready, register, run_training, stored_config
     from ftcluster.training.records import reap
@@ -52,8 +53,10 @@ def train(
             config = override(stored_config(ledger.find(resume)), overrides or [])
     else:
         config = compose(words, config_dir=config_dir)
-    with Bar("preparing data") as bar:
-        ready = get_ready(config, bar.update)
+    with TrainingBar() as bar:
+        provide(config, notices().print, bar.observe)
+    with Bar("preparing data") as preparing:
+        ready = get_ready(config, preparing.update)
     if dry_run:
         _show_plan(ready, as_json)
         return
@@ -61,8 +64,8 @@ def train(
         reap(ledger)
         row = ledger.find(resume) if resume else register(ready, ledger, _experiment(words))
         notices().print(f"[bold]{row.name}[/bold]: {ready.plan.total} steps, {row.folder}")
-        with TrainingBar(ready.plan.total) as training:
-            result = run_training(row, ready, ledger, training.observe)
+        with TrainingBar() as training:
+            result = run_training(row, ready, ledger, lambda progress: training.observe(progress, ready.plan.total))
     _tell(result, as_json)
 
 

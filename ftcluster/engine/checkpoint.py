@@ -16,8 +16,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from ftcluster.errors import StoreError
 
@@ -44,24 +47,52 @@ def commit(parent: Path, step: int, write: Callable[[Path], None]) -> Path:
     final = parent / name_of(step)
     aside = parent / f"{_WRITING}{os.getpid()}-{name_of(step)}"
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        for left in parent.glob(f"{_WRITING}*"):
-            shutil.rmtree(left)
-        aside.mkdir()
-        write(aside)
-        _write_manifest(aside)
-        if final.exists():  # written before a crash, trained again since: the same state by construction
-            shutil.rmtree(final)
-        aside.rename(final)
-        _sync(parent)
-    except OSError as error:
+        with storing(f"the checkpoint of step {step}", parent):
+            parent.mkdir(parents=True, exist_ok=True)
+            for left in parent.glob(f"{_WRITING}*"):
+                shutil.rmtree(left)
+            aside.mkdir()
+            write(aside)
+            _write_manifest(aside)
+            if final.exists():  # written before a crash, trained again since: the same state by construction
+                shutil.rmtree(final)
+            aside.rename(final)
+            _sync(parent)
+    except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
-        raise StoreError(
-            f"the checkpoint of step {step} could not be written: {error.strerror or error}",
-            where=str(parent),
-            remedy="free space or fix the permissions, then resume; the checkpoint before it is intact",
-        ) from error
+        raise
     return final
+
+
+@contextmanager
+def storing(what: str, place: Path) -> Iterator[None]:
+    """Tell a full disk or a missing right, in whichever library it shows, as one error with the remedy.
+
+    Raises:
+        StoreError: something inside the block could not be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise StoreError(
+            f"{what} could not be written: {getattr(error, 'strerror', None) or error}",
+            where=str(place),
+            remedy="free space or fix the permissions, then resume; what was saved before is intact",
+        ) from error
+
+
+def publish(aside: Path, final: Path) -> None:
+    """Put a finished folder under its final name, safe from a power cut; what was there before goes.
+
+    Raises:
+        OSError: the disk is full or may not be written.
+    """
+    for path in sorted(p for p in aside.rglob("*") if p.is_file()):
+        _sync(path)
+    _sync(aside)
+    shutil.rmtree(final, ignore_errors=True)
+    aside.rename(final)
+    _sync(final.parent)
 
 
 def _write_manifest(folder: Path) -> None:
@@ -107,11 +138,14 @@ def damage(folder: Path) -> list[str]:
 
 def newest(parent: Path, warn: Callable[[str], None]) -> Path | None:
     """The newest whole checkpoint, or None. Damaged ones are put aside with a word to ``warn``."""
-    for folder in sorted(parent.glob("step-*"), reverse=True):
+    folders = sorted(parent.glob("step-*"))
+    while folders:
+        folder = folders.pop()
         if not (found := damage(folder)):
             return folder
         folder.rename(_free(folder.with_name(f".damaged-{folder.name}")))
-        warn(f"checkpoint {folder.name} is damaged ({'; '.join(found)}); the one before it is used")
+        instead = "the one before it is used" if folders else "there is none before it, so the run starts again"
+        warn(f"checkpoint {folder.name} is damaged ({'; '.join(found)}); {instead}")
     return None
 
 

@@ -28,7 +28,7 @@ from ftcluster.engine.precision import Precision
 from ftcluster.errors import BadAdapter
 from ftcluster.models import adapters
 from ftcluster.models.attention import Documents, attending_by_document
-from ftcluster.models.base import Base
+from ftcluster.models.base import Base, save_model
 from ftcluster.models.generation import generate
 from ftcluster.models.integrity import Integrity, check_adapter, read_integrity, write_integrity
 from ftcluster.objectives.cross_entropy import token_losses
@@ -177,7 +177,7 @@ class LocalEngine:
         """
         trial = self._trials[slot]
         if trial.adapter is None:
-            trial.base.model.save_pretrained(folder, safe_serialization=True)
+            save_model(trial.base, folder)
             return None
         adapters.save_adapter(trial.base, trial.adapter, folder)
         shapes = {name: tuple(t.shape) for name, t in adapters.adapter_tensors(trial.base, trial.adapter).items()}

@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from transformers import AttentionInterface
 
+from ftcluster.errors import ModelError
+
 NAME = "ftcluster_documents"
 
 
@@ -72,7 +74,7 @@ def document_attention(
 
     def unfold(stream: Tensor) -> Tensor:
         rows = stream[0].index_select(1, documents.sources_BL)
-        return rows.unflatten(1, (documents.count, documents.longest)).transpose(0, 1)
+        return rows.view(-1, documents.count, documents.longest, rows.shape[-1]).transpose(0, 1)
 
     mask = None
     if sliding_window is not None and sliding_window < documents.longest:
@@ -91,6 +93,46 @@ def document_attention(
     )
     folded = rows.transpose(1, 2).flatten(0, 1).index_select(0, documents.places_T)
     return folded.unsqueeze(0), None
+
+
+@torch.no_grad()
+def check_isolation(model: Any, device: torch.device) -> None:
+    """Refuse a model whose documents would see each other on a stream, or would be read otherwise than alone.
+
+    Layers that carry state along the stream (convolutions, recurrences) and models that bring their own
+    attention cannot be told from their config, so two tiny streams are put through the model.
+
+    Raises:
+        ModelError: it cannot be trained on padding-free streams.
+    """
+    size = model.get_input_embeddings().weight.shape[0]
+    one, other, last = ([token % size for token in tokens] for tokens in ([3, 4, 5], [9, 8, 7], [6, 2, 10, 6]))
+    name = type(model).__name__
+    remedy = "choose a decoder of attention layers, such as Llama, Qwen 2 or 3, Mistral, Gemma 3, OPT or GPT-NeoX"
+    try:
+        first, second = (_logits(model, device, [start, last])[len(start) :] for start in (one, other))
+        alone = model(input_ids=torch.tensor([last], device=device), use_cache=False).logits[0]
+    except (TypeError, ValueError, RuntimeError) as error:
+        text = f"{name} cannot be trained on streams of documents: {error}".splitlines()[0]
+        raise ModelError(text, remedy=remedy) from error
+    # The same shapes twice give the same bits; the plain model's other kernels only the same within rounding.
+    rounding, scale = torch.finfo(first.dtype).eps, float(alone.abs().max())
+    if (first - second).abs().max() > 8 * rounding * scale:
+        raise ModelError(f"{name} lets documents of one stream see each other", remedy=remedy)
+    if (first - alone).abs().max() > max(1e-3, 16 * rounding) * scale:
+        raise ModelError(f"{name} reads a document on a stream otherwise than alone", remedy=remedy)
+
+
+def _logits(model: Any, device: torch.device, documents: list[list[int]]) -> Tensor:
+    """Logits [T, V] of a stream of documents."""
+    lengths = tuple(map(len, documents))
+    tokens = torch.tensor([[token for document in documents for token in document]], device=device)
+    positions = torch.cat([torch.arange(length, device=device) for length in lengths]).unsqueeze(0)
+    with attending_by_document(model):
+        logits: Tensor = model(
+            input_ids=tokens, position_ids=positions, use_cache=False, documents=Documents.of(lengths, device)
+        ).logits[0]
+    return logits
 
 
 @contextmanager

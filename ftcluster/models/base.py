@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,27 +51,41 @@ def load_base(
     """
     check_folder(folder)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=trust_remote_code,
-            attn_implementation="sdpa",
-        )
+        with without_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+                attn_implementation="sdpa",
+            )
     except (OSError, ValueError, RuntimeError) as error:
         remedy = "check that the folder is a complete causal language model in safetensors format"
         raise ModelError(str(error).splitlines()[0], where=str(folder), remedy=remedy) from error
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
     check_vocabulary(model.get_input_embeddings().weight.shape[0], tokenizer, folder)
     model.requires_grad_(False).eval()
     model.config.use_cache = False
     return Base(folder, revision or fingerprint(folder), model.to(device), tokenizer, torch.device(device), dtype)
+
+
+def save_model(base: Base, folder: Path) -> None:
+    """Write the model as a Hugging Face folder of safetensors, without its tokenizer."""
+    with without_bars():
+        base.model.save_pretrained(folder)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """transformers draws a progress bar for every folder it reads or writes; here they would fill logs."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:

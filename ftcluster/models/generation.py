@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from ftcluster.models.base import Base
 
@@ -15,6 +17,16 @@ def stop_tokens(base: Base) -> list[int]:
     configured = base.model.generation_config.eos_token_id
     ids = [configured] if isinstance(configured, int) else list(configured or [])
     return sorted({*ids, *([base.tokenizer.eos_token_id] if base.tokenizer.eos_token_id is not None else [])})
+
+
+@contextmanager
+def _without_own_settings(model: Any) -> Iterator[None]:
+    """A folder's ``generation_config.json`` may bring penalties or beams, which are no longer greedy decoding."""
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 @torch.no_grad()
@@ -40,16 +52,17 @@ def generate(
         width = max(len(prompts[i]) for i in chosen)
         tokens = torch.tensor([[pad] * (width - len(prompts[i])) + list(prompts[i]) for i in chosen])
         mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen])
-        written = base.model.generate(
-            input_ids=tokens.to(base.device),
-            attention_mask=mask.to(base.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            use_cache=True,
-            eos_token_id=stops,
-            pad_token_id=pad,
-            streamer=streamer,
-        )
+        with _without_own_settings(base.model):
+            written = base.model.generate(
+                input_ids=tokens.to(base.device),
+                attention_mask=mask.to(base.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                use_cache=True,
+                eos_token_id=stops,
+                pad_token_id=pad,
+                streamer=streamer,
+            )
         for i, row in zip(chosen, written[:, width:].tolist(), strict=True):
             ends = [at for at, token in enumerate(row) if token in stops]
             answers[i] = row[: ends[0] + 1] if ends else row

@@ -16,8 +16,8 @@ from ftcluster.config.compose import from_dict
 from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.evidence import TestRecord
 from ftcluster.contracts.folder import RunFolder
-from ftcluster.data.folder import open_prepared
-from ftcluster.errors import BadAdapter, UsageError
+from ftcluster.data.folder import PreparedData, open_prepared
+from ftcluster.errors import BadAdapter, StoreError, UsageError
 from ftcluster.evaluation.record import TestLimits, base_record, from_json, record_of
 from ftcluster.evaluation.subject import SharedBase
 from ftcluster.ledger.schema import RunRow
@@ -62,6 +62,7 @@ def examine(
     Raises:
         UsageError: no such run, a bad model name or alias, or a full fine-tune.
         PromotionRefused: a sweep without a finished trial.
+        StoreError: the run's folder or its data is gone.
         TrackingError: MLflow is away.
     """
     check_alias(alias)
@@ -97,7 +98,7 @@ def _measured(case: Case) -> Case:
     if champion and (champion.sha256, champion.tags.get(evidence.RUN_TAG)) == (integrity.sha256, case.run.name):
         return replace(case, champion=champion, is_champion=True)
     shared = SharedBase(case.config.model, case.config.engine)
-    prepared = open_prepared(Path(folder.read_facts()["prepared"]))
+    prepared = _data_of(case.run)
     limits = TestLimits(max_new_tokens=case.config.evaluation.max_new_tokens)  # what compare uses: tested once
     record = record_of(folder, shared, prepared, name=case.run.name, limits=limits)
     base = base_record(shared, prepared, limits=limits)
@@ -111,6 +112,14 @@ def _measured(case: Case) -> Case:
         record=record,
         measurements=evidence.measurements(record, base, rival),
     )
+
+
+def _data_of(run: RunRow) -> PreparedData:
+    folder = RunFolder(Path(run.folder))
+    if place := folder.read_facts().get("prepared"):
+        return open_prepared(Path(place))
+    remedy = "put the file back from a copy, or train the run again"
+    raise StoreError(f"{run.name} does not say which data it was trained on", where=str(folder.facts), remedy=remedy)
 
 
 def _default_name(ledger: Ledger, run: RunRow) -> str:

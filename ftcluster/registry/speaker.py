@@ -13,21 +13,20 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ftcluster.config.compose import from_dict
 from ftcluster.contracts.folder import RunFolder
+from ftcluster.contracts.trial import RunState
 from ftcluster.engine.precision import choose_device, choose_precision
 from ftcluster.errors import BadAdapter, ModelError, StoreError, UsageError
+from ftcluster.ledger.schema import RunRow
+from ftcluster.ledger.store import Ledger
 from ftcluster.models import adapters
 from ftcluster.models.base import Base, load_base
 from ftcluster.models.integrity import FILE, read_integrity
 from ftcluster.registry.candidate import choose
 from ftcluster.registry.evidence import BASE_TAG, RUN_TAG
 from ftcluster.registry.store import Registry, Version, check_model_name
-
-if TYPE_CHECKING:
-    from ftcluster.ledger.store import Ledger
 
 _VERSION = re.compile(r"(?:models:/)?(?P<model>[^@/:]+)(?:@(?P<alias>[^@/:]+)|/(?P<number>\d+))")
 
@@ -43,8 +42,10 @@ class Speaker:
     trust_remote_code: bool = False
 
 
-def find_speaker(reference: str, ledger: Ledger, registry: Registry, scratch: Path) -> Speaker:
+def find_speaker(reference: str, home: Path, registry: Registry, scratch: Path) -> Speaker:
     """Whom a reference means; an adapter from the registry is put into the ``scratch`` folder.
+
+    The ledger of ``home`` is opened only for a run, or for an empty reference: the newest finished one.
 
     Raises:
         UsageError: nothing of that name.
@@ -56,7 +57,8 @@ def find_speaker(reference: str, ledger: Ledger, registry: Registry, scratch: Pa
         return _of_version(registry, match["model"], match["alias"] or "", match["number"] or "", scratch)
     if Path(reference).is_dir() and "/" in str(reference):
         return _of_folder(Path(reference))
-    return _of_run(ledger, reference)
+    with Ledger.open(home) as ledger:
+        return _of_run(choose(ledger, reference or _newest(ledger)))
 
 
 def load_speaker(speaker: Speaker, device: str = "auto") -> Base:
@@ -82,8 +84,19 @@ def load_speaker(speaker: Speaker, device: str = "auto") -> Base:
     return base
 
 
-def _of_run(ledger: Ledger, reference: str) -> Speaker:
-    run = choose(ledger, reference)
+def _newest(ledger: Ledger) -> str:
+    """The sweep or training that finished last.
+
+    Raises:
+        UsageError: none has finished.
+    """
+    finished = [run for run in ledger.runs(states={RunState.FINISHED}) if run.kind != "trial"]
+    if not finished:
+        raise UsageError("no run has finished yet", remedy="name a model's folder: ftcluster chat ./qwen")
+    return max(finished, key=lambda run: run.ended_at or 0.0).name
+
+
+def _of_run(run: RunRow) -> Speaker:
     config, folder = from_dict(run.config), RunFolder(Path(run.folder))
     trusted = config.model.trust_remote_code
     if folder.adapter.is_dir():

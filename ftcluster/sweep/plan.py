@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ftcluster.config.checks import check, check_files, check_sweep
+from ftcluster.config.checks import check, check_sweep
 from ftcluster.config.compose import compose, override
 from ftcluster.config.grammar import parse_space, split_overrides
 from ftcluster.config.schema import RunConfig, SweepConfig
@@ -75,6 +75,8 @@ class SweepPlan:
 def read_sweep(file: str, words: Sequence[str], *, config_dir: Path | None = None) -> tuple[SweepConfig, RunConfig]:
     """A sweep file and command-line words as one self-contained spec, and the config its trials start from.
 
+    Whether the files it names are there is ``check_files``' business.
+
     Fixed words join the spec's ``base``, swept ones its ``space``.
 
     Raises:
@@ -86,7 +88,7 @@ def read_sweep(file: str, words: Sequence[str], *, config_dir: Path | None = Non
     spec = replace(spec, base=[*spec.base, *fixed], space={**spec.space, **expressions})
     base = compose(spec.base, config_dir=config_dir)
     problems: list[str] = []
-    looks: list[Callable[[], None]] = [lambda: check(base), lambda: check_sweep(spec, base), lambda: check_files(base)]
+    looks: list[Callable[[], None]] = [lambda: check(base), lambda: check_sweep(spec, base)]
     for look in looks:
         try:
             look()

@@ -55,7 +55,7 @@ def train(parts: Parts, progress: Progress, until: int) -> Progress:
     """Train up to step ``until``, which is evaluated and saved too; returns early, saved, when asked to stop.
 
     Raises:
-        Diverged: the loss or the gradient is no longer finite; nothing is saved then.
+        Diverged: the loss, the gradient or a held-out metric is no longer finite; nothing is saved then.
     """
     if progress.step >= until and progress.measured != progress.step:
         progress = _measure(parts, progress)
@@ -75,6 +75,8 @@ def train(parts: Parts, progress: Progress, until: int) -> Progress:
 
 def _measure(parts: Parts, progress: Progress) -> Progress:
     metrics = parts.evaluate()
+    if broken := [f"{name} became {value}" for name, value in metrics.items() if not math.isfinite(value)]:
+        raise _diverged(", ".join(broken), progress.step)
     parts.tracker.metrics(metrics, progress.step)
     return replace(progress, metrics=metrics, measured=progress.step)
 
@@ -88,13 +90,11 @@ def _step(parts: Parts, progress: Progress) -> Progress:
     for micro, batch in enumerate(batches):
         sums += parts.engine.forward_backward(batch, normaliser, {slot: (step, micro)})[slot]
     if not math.isfinite(sums.loss):
-        raise Diverged(f"the loss became {sums.loss} at step {step + 1}", remedy="lower optim.lr, or check the data")
+        raise _diverged(f"the loss became {sums.loss}", step + 1)
     lr = parts.schedule.lr(step)
     norm = parts.engine.step(slot, lr)
     if not math.isfinite(norm):
-        raise Diverged(
-            f"the gradient norm became {norm} at step {step + 1}", remedy="lower optim.lr, or check the data"
-        )
+        raise _diverged(f"the gradient norm became {norm}", step + 1)
     seconds = parts.clock() - started
     progress = replace(
         progress,
@@ -114,3 +114,7 @@ def _step(parts: Parts, progress: Progress) -> Progress:
         }
         parts.tracker.metrics(values, progress.step)
     return progress
+
+
+def _diverged(what: str, step: int) -> Diverged:
+    return Diverged(f"{what} at step {step}", remedy="lower optim.lr, or check the data")

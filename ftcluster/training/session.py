@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +213,7 @@ def _schedule(config: RunConfig, total: int) -> Schedule:
 
 def start_records(tracker: Tracker, config: RunConfig, tags: dict[str, str]) -> None:
     """What every run tells its tracker once: all settings, and where they came from."""
-    settings: dict[str, Any] = to_dict(replace(config, home=""))
+    settings: dict[str, Any] = to_dict(config)
+    del settings["name"], settings["home"]  # where and who, not how: they would be columns of every comparison
     tracker.params(settings)
     tracker.tags(tags)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -59,11 +60,11 @@ class Team:
 
     def processes(self) -> list[psutil.Process]:
         """Both servers and all that descend from them."""
-        servers = [psutil.Process(int(self.pid_file(name).read_text().split()[0])) for name in ("ray", "mlflow")]
+        servers = [self.server("ray"), self.server("mlflow")]
         return [process for server in servers for process in (server, *server.children(recursive=True))]
 
-    def pid_file(self, name: str) -> Path:
-        return self.folder / f"{name}.pid"
+    def server(self, name: str) -> psutil.Process:
+        return psutil.Process(int((self.folder / f"{name}.pid").read_text().split()[0]))
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +120,25 @@ def test_nothing_listens_beyond_this_machine(team: Team) -> None:
 
 @pytest.mark.slow
 def test_a_second_start_keeps_what_runs(team: Team) -> None:
-    before = {process.pid for process in team.processes()[:2]}
+    before = [team.server("ray"), team.server("mlflow")]
     again = _team("start", *team.words)
     assert "already running: ray mlflow" in again.stdout
     assert f"export RAY_ADDRESS=127.0.0.1:{team.ray_port}" in again.stdout
-    assert f"tracking.uri=http://127.0.0.1:{team.mlflow_port}" in again.stdout
-    assert {process.pid for process in team.processes()[:2]} == before
+    assert f"export MLFLOW_TRACKING_URI=http://127.0.0.1:{team.mlflow_port}" in again.stdout
+    assert [team.server("ray"), team.server("mlflow")] == before
+
+
+@pytest.mark.slow
+def test_a_start_brings_back_what_died_where_it_was(team: Team) -> None:
+    ray, mlflow = team.server("ray"), team.server("mlflow")
+    os.killpg(mlflow.pid, signal.SIGKILL)
+    mlflow.wait(timeout=10)
+    status = _team("status", *team.words)
+    assert (status.returncode, "mlflow is not running" in status.stderr) == (1, True)
+    assert _team("start", "--folder", team.folder).returncode == 0
+    assert team.server("ray") == ray
+    health = f"http://127.0.0.1:{team.mlflow_port}/health"
+    assert urllib.request.urlopen(health, timeout=10).read() == b"OK"
 
 
 @pytest.mark.slow

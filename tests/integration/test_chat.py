@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,12 +69,6 @@ def base(home: Home) -> Base:
 
 
 @pytest.fixture
-def ledger(home: Home) -> Iterator[Ledger]:
-    with Ledger.open(home.path) as opened:
-        yield opened
-
-
-@pytest.fixture
 def registry(home: Home) -> Registry:
     return Registry(tracking_uri(home.path, ""))
 
@@ -126,6 +119,16 @@ def test_earlier_turns_are_remembered_until_they_are_reset(base: Base) -> None:
     assert talk.say("b").text == alone
 
 
+def test_an_answer_that_was_stopped_is_forgotten_with_its_question(base: Base) -> None:
+    def stop(_piece: str) -> None:
+        raise KeyboardInterrupt
+
+    talk = Conversation(base, max_new_tokens=8)
+    with pytest.raises(KeyboardInterrupt):
+        talk.say("a", stop)
+    assert talk.say("b") == Conversation(base, max_new_tokens=8).say("b")
+
+
 def test_a_system_prompt_stands_before_every_turn_and_survives_a_reset(base: Base) -> None:
     talk = Conversation(base, system="Be brief.", max_new_tokens=8)
     assert Conversation(base, max_new_tokens=8).say("a") != talk.say("a")
@@ -164,53 +167,62 @@ def test_a_model_without_chat_template_is_told_to_have_one(home: Home, tmp_path:
 
 
 def test_a_run_speaks_with_its_adapter_and_differs_from_its_base(
-    home: Home, ledger: Ledger, registry: Registry, base: Base, tmp_path: Path
+    home: Home, registry: Registry, base: Base, tmp_path: Path
 ) -> None:
-    speaker = find_speaker(home.other, ledger, registry, tmp_path)
+    speaker = find_speaker(home.other, home.path, registry, tmp_path)
     assert (speaker.title, speaker.folder) == (home.other, home.base)
     tuned = Conversation(load_speaker(speaker), max_new_tokens=12).say(PROMPT).text
     assert tuned != Conversation(base, max_new_tokens=12).say(PROMPT).text
 
 
-def test_an_adapter_folder_finds_its_base_by_itself(
-    home: Home, ledger: Ledger, registry: Registry, tmp_path: Path
-) -> None:
+def test_an_adapter_folder_finds_its_base_by_itself(home: Home, registry: Registry, tmp_path: Path) -> None:
     folder = RunFolder(home.path / home.other).adapter
-    by_folder = find_speaker(str(folder), ledger, registry, tmp_path)
-    by_run = find_speaker(home.other, ledger, registry, tmp_path)
+    by_folder = find_speaker(str(folder), home.path, registry, tmp_path)
+    by_run = find_speaker(home.other, home.path, registry, tmp_path)
     assert (by_folder.folder, by_folder.adapter) == (by_run.folder, by_run.adapter)
 
 
-def test_a_run_that_left_nothing_is_refused_with_its_state(ledger: Ledger, registry: Registry, tmp_path: Path) -> None:
+def test_without_a_name_the_run_that_finished_last_speaks(home: Home, registry: Registry, tmp_path: Path) -> None:
+    assert find_speaker("", home.path, registry, tmp_path).title == home.other
+    with pytest.raises(UsageError, match="no run has finished yet"):
+        find_speaker("", tmp_path, registry, tmp_path)
+
+
+def test_talking_to_a_folder_makes_no_ledger(home: Home, registry: Registry, tmp_path: Path) -> None:
+    assert find_speaker(str(home.base), tmp_path / "none", registry, tmp_path).folder == home.base
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_that_left_nothing_is_refused_with_its_state(home: Home, registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="broken is failed and left no adapter and no model"):
-        find_speaker("broken", ledger, registry, tmp_path)
+        find_speaker("broken", home.path, registry, tmp_path)
 
 
-def test_an_unknown_name_is_refused_with_the_nearest_run(ledger: Ledger, registry: Registry, tmp_path: Path) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_run(home: Home, registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match='there is no run "othr"') as error:
-        find_speaker("othr", ledger, registry, tmp_path)
+        find_speaker("othr", home.path, registry, tmp_path)
     assert "other" in error.value.remedy
 
 
-def test_an_alias_nobody_has_is_refused_with_how_to_promote(ledger: Ledger, registry: Registry, tmp_path: Path) -> None:
+def test_an_alias_nobody_has_is_refused_with_how_to_promote(home: Home, registry: Registry, tmp_path: Path) -> None:
     for reference, shown in (("nobody@champion", "nobody@champion"), ("models:/nobody/3", "nobody/3")):
         with pytest.raises(UsageError, match=f"the registry has no {shown}") as error:
-            find_speaker(reference, ledger, registry, tmp_path)
+            find_speaker(reference, home.path, registry, tmp_path)
         assert "ftcluster promote RUN --name nobody" in error.value.remedy
 
 
-def test_a_version_that_ftcluster_did_not_make_is_refused(ledger: Ledger, registry: Registry, tmp_path: Path) -> None:
+def test_a_version_that_ftcluster_did_not_make_is_refused(home: Home, registry: Registry, tmp_path: Path) -> None:
     prepare_store(registry.uri)
     client = open_client(registry.uri)
     client.create_registered_model("foreign")
     client.create_model_version("foreign", "file:///elsewhere", None)
     with pytest.raises(UsageError, match="foreign version 1 was not made by ftcluster"):
-        find_speaker("models:/foreign/1", ledger, registry, tmp_path)
+        find_speaker("models:/foreign/1", home.path, registry, tmp_path)
 
 
-def test_an_adapter_on_a_base_that_was_changed_is_refused(home: Home, tiny_llama: Path, ledger: Ledger) -> None:
+def test_an_adapter_on_a_base_that_was_changed_is_refused(home: Home, tiny_llama: Path) -> None:
     registry = Registry(tracking_uri(home.path, ""))
-    speaker = find_speaker(home.other, ledger, registry, home.path)
+    speaker = find_speaker(home.other, home.path, registry, home.path)
     with pytest.raises(ModelError, match=r"the adapter was trained on base .* this base is"):
         load_speaker(replace(speaker, folder=tiny_llama))
 
@@ -247,8 +259,7 @@ def test_a_talk_reads_questions_and_commands_until_quit(
 
 
 def load_speaker_of(home: Home) -> Base:
-    with Ledger.open(home.path) as ledger:
-        return load_speaker(find_speaker(home.other, ledger, Registry(tracking_uri(home.path, "")), home.path))
+    return load_speaker(find_speaker(home.other, home.path, Registry(tracking_uri(home.path, "")), home.path))
 
 
 def test_a_talk_as_json_answers_each_line_with_an_object(

@@ -22,7 +22,7 @@ from registry_samples import PROMPT, Home
 
 from ftcluster.cli import main
 from ftcluster.contracts.folder import RunFolder
-from ftcluster.errors import BadAdapter, PromotionRefused, TrackingError, UsageError
+from ftcluster.errors import BadAdapter, PromotionRefused, StoreError, TrackingError, UsageError
 from ftcluster.evaluation.record import from_json
 from ftcluster.ledger.store import Ledger
 from ftcluster.models.adapters import WEIGHTS
@@ -133,7 +133,7 @@ def test_the_registered_source_holds_the_adapter_and_nothing_of_the_base(
 
 
 def test_plain_transformers_and_peft_load_the_champion_and_answer_as_we_do(
-    give: Callable[..., Promotion], home: Home, ledger: Ledger, registry: Registry, uri: str, tmp_path: Path
+    give: Callable[..., Promotion], home: Home, registry: Registry, uri: str, tmp_path: Path
 ) -> None:
     give(home.strong, "portable")
     snippet = loading_snippet(uri=uri, model="portable", alias="champion", base=str(home.base), prompt=PROMPT)
@@ -142,23 +142,25 @@ def test_plain_transformers_and_peft_load_the_champion_and_answer_as_we_do(
         [sys.executable, "-I", "-c", snippet + check], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
-    ours = Conversation(load_speaker(find_speaker("portable@champion", ledger, registry, tmp_path)), max_new_tokens=64)
+    ours = Conversation(
+        load_speaker(find_speaker("portable@champion", home.path, registry, tmp_path)), max_new_tokens=64
+    )
     answer = ours.say(PROMPT).text
     assert run.stdout.strip().splitlines()[-1] == answer
     assert answer in ("Paris", "上海")
-    base = Conversation(load_speaker(find_speaker(str(home.base), ledger, registry, tmp_path)), max_new_tokens=64)
+    base = Conversation(load_speaker(find_speaker(str(home.base), home.path, registry, tmp_path)), max_new_tokens=64)
     assert base.say(PROMPT).text != answer
 
 
 def test_the_recorded_answers_are_those_of_the_promoted_adapter(
-    give: Callable[..., Promotion], home: Home, ledger: Ledger, registry: Registry, tmp_path: Path
+    give: Callable[..., Promotion], home: Home, registry: Registry, tmp_path: Path
 ) -> None:
     give(home.strong, "answering")
     version = registry.champion("answering", "champion")
     assert version is not None
     record = from_json(registry.read_json(version.run_id, "test.json"))
     ours = Conversation(
-        load_speaker(find_speaker("models:/answering/1", ledger, registry, tmp_path)), max_new_tokens=12
+        load_speaker(find_speaker("models:/answering/1", home.path, registry, tmp_path)), max_new_tokens=12
     )
     for prompt, answer in zip(record.prompts[:5], record.answers[:5], strict=True):
         assert ours.say(prompt).text == answer
@@ -328,6 +330,18 @@ def test_what_mlflow_lost_of_an_adapter_is_stored_again_before_it_is_registered(
     assert registry.stored_sha256(run_id) == version.sha256
 
 
+def test_a_run_whose_folder_lost_its_facts_is_refused_with_the_missing_file(home: Home, ledger: Ledger) -> None:
+    facts = RunFolder(Path(ledger.get(home.other).folder)).facts
+    kept = facts.read_text()
+    facts.unlink()
+    try:
+        with pytest.raises(StoreError, match="other does not say which data it was trained on") as error:
+            promote(ledger, home.other, home=home.path, model_name="factless")
+        assert error.value.where == str(facts)
+    finally:
+        facts.write_text(kept)
+
+
 def test_a_full_fine_tune_is_told_where_its_model_is(home: Home, ledger: Ledger) -> None:
     config = {**ledger.get(home.other).config, "adapter": {"kind": "none"}}
     row = ledger.add(registry_samples.RunRow("whole", "train", str(home.path / "whole"), config))
@@ -354,12 +368,12 @@ def test_a_run_that_another_store_does_not_have_is_delivered_before_it_is_promot
 
 
 def test_a_changed_download_is_refused_by_whoever_loads_it(
-    give: Callable[..., Promotion], home: Home, ledger: Ledger, registry: Registry, uri: str, tmp_path: Path
+    give: Callable[..., Promotion], home: Home, registry: Registry, uri: str, tmp_path: Path
 ) -> None:
     give(home.strong, "swapped")
     open_client(uri).set_model_version_tag("swapped", "1", "ftcluster.adapter_sha256", "0" * 64)
     with pytest.raises(BadAdapter, match="promoted was 000000000000"):
-        find_speaker("swapped@champion", ledger, registry, tmp_path)
+        find_speaker("swapped@champion", home.path, registry, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +418,7 @@ def test_promotion_rollback_and_loading_work_through_a_tracking_server(
     for run, number in ((home.weak, "1"), (home.strong, "2"), (home.strong, "2")):
         assert promote(ledger, run, home=home.path, model_name="served", uri=server).version == number
     assert registry.history("served", "champion") == ["1", "2"]
-    speaker = find_speaker("served@champion", ledger, registry, tmp_path)
+    speaker = find_speaker("served@champion", home.path, registry, tmp_path)
     assert Conversation(load_speaker(speaker), max_new_tokens=12).say(PROMPT).text in ("Paris", "上海")
     assert roll_back("served", uri=server).version == "1"
     with pytest.raises(PromotionRefused, match="no champion before version 1"):

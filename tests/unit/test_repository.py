@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(sys.executable).parent
 LONGEST_FILE, LONGEST_FUNCTION = 450, 60
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 SOURCES = sorted((ROOT / "ftcluster").rglob("*.py"))
 SCRIPTS = sorted([*(ROOT / "deploy").glob("*.sh"), ROOT / ".ci" / "run"])
 
@@ -56,10 +58,21 @@ def test_the_dockerfile_passes_hadolint() -> None:
     assert _run("hadolint", "deploy/Dockerfile") == ""
 
 
+def test_what_is_imported_is_declared() -> None:
+    """Not left to some other package to bring along, until one day it no longer does."""
+    providers = packages_distributions()
+    declared = _names(PROJECT["dependencies"])
+    undeclared = {
+        f"{source.relative_to(ROOT)}: {module}"
+        for source in SOURCES
+        for module in _imported(source) - sys.stdlib_module_names - {"ftcluster"}
+        if not declared & {_canonical(provider) for provider in providers.get(module, [])}
+    }
+    assert undeclared == set()
+
+
 def test_every_dependency_is_pinned() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    names = {_canonical(re.match(r"[\w.-]+", line)[0]) for line in wanted}
+    names = _names([*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]])
     pinned = {
         _canonical(line.partition("==")[0])
         for line in (ROOT / "deploy" / "constraints.txt").read_text("utf-8").splitlines()
@@ -81,6 +94,21 @@ def test_the_file_map_of_the_readme_names_only_what_exists() -> None:
         r"`((?:conf|deploy|docs|ftcluster|sweeps|tests|benchmarks)/[\w./-]*)`", readme.read_text("utf-8")
     )
     assert [name for name in mentioned if not (ROOT / name).exists()] == []
+
+
+def _names(requirements: list[str]) -> set[str]:
+    return {_canonical(re.split(r"[^\w.-]", requirement)[0]) for requirement in requirements}
+
+
+def _imported(source: Path) -> set[str]:
+    """The top-level names of what a file imports, wherever in it."""
+    modules: list[str] = []
+    for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            modules.append(node.module or "")
+    return {module.partition(".")[0] for module in modules}
 
 
 def _canonical(name: str) -> str:
