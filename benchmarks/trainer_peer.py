@@ -143,7 +143,7 @@ class _Stopwatch(TrainerCallback):
         self.ended = time.perf_counter()
 
 
-def _loss_in_fp64(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+def _loss_in_fp64(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:  # noqa: ARG001 - the Trainer's name
     logits, targets = outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
     total = torch.nn.functional.cross_entropy(logits, targets, ignore_index=-100, reduction="sum")
     return total / (targets != -100).sum()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -52,8 +53,13 @@ def _scaled(tiny: Path, folder: Path, factor: float, names: set[str]) -> Path:
     return folder
 
 
+@cache
 def trained_home(tiny: Path, folder: Path) -> Home:
-    """Train the three runs, deliver them to the embedded MLflow, and add runs in other states to the ledger."""
+    """Train the three runs, deliver them to the embedded MLflow, and add runs in other states to the ledger.
+
+    Made once per folder: every test promotes under a model name of its own.
+    """
+    folder.mkdir()
     torch.set_num_threads(1)
     home = Home(folder / "home", learnable_base(tiny, folder / "base"))
     rows = [{"question": f"Question {i}?", "answer": ("Paris", "上海")[i % 2]} for i in range(120)]

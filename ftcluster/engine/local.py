@@ -27,7 +27,7 @@ from ftcluster.contracts.ports import BASE_SLOT, AdapterSettings, OptimizerSetti
 from ftcluster.engine.precision import Precision
 from ftcluster.errors import BadAdapter
 from ftcluster.models import adapters
-from ftcluster.models.attention import Documents, attending_by_document
+from ftcluster.models.attention import Documents, attending_by_document, check_isolation
 from ftcluster.models.base import Base, save_model
 from ftcluster.models.generation import generate
 from ftcluster.models.integrity import Integrity, check_adapter, read_integrity, write_integrity
@@ -73,14 +73,19 @@ class LocalEngine:
     def base(self) -> Base:
         """The frozen base that LoRA trials share, loaded on first use."""
         if self._shared is None:
-            self._shared = self._load()
+            self._shared = self._loaded()
         return self._shared
+
+    def _loaded(self) -> Base:
+        base = self._load()
+        check_isolation(base.model, base.device)
+        return base
 
     def open(self, trial: TrialOpening) -> None:
         if trial.slot in self._trials or trial.slot < 0:
             raise ValueError(f"slot {trial.slot} is taken or negative")
         if trial.adapter is None:
-            base = self._load()
+            base = self._loaded()
             parameters = dict(base.model.named_parameters())
             for parameter in parameters.values():
                 parameter.requires_grad_(True)
@@ -98,13 +103,7 @@ class LocalEngine:
         """
         if slot in self._trials or slot < 0:
             raise ValueError(f"slot {slot} is taken or negative")
-        trained_on = read_integrity(folder).base_revision
-        if trained_on != self.base.revision:
-            raise BadAdapter(
-                f"the adapter was trained on base {trained_on[:12]}, this base is {self.base.revision[:12]}",
-                where=str(folder),
-                remedy=f"put the weights it was trained on back into {self.base.folder}",
-            )
+        _check_base(self.base, folder)
         parameters = adapters.attach_saved(self.base, f"slot{slot}", folder)
         # The rank only marks it as an adapter; PEFT took the real settings from the adapter's own config.
         opening = TrialOpening(slot, 0, OptimizerSettings(), AdapterSettings(rank=0, alpha=0.0))
@@ -188,6 +187,7 @@ class LocalEngine:
     def load(self, slot: int, folder: Path) -> None:
         trial = self._trials[slot]
         if trial.adapter is not None:
+            _check_base(trial.base, folder)
             adapters.load_adapter_weights(trial.parameters, trial.adapter, folder)
         else:
             saved = load_weights(folder)
@@ -240,6 +240,17 @@ class LocalEngine:
         if self._precision.autocast is None:
             return nullcontext()
         return torch.autocast(base.device.type, dtype=self._precision.autocast)
+
+
+def _check_base(base: Base, folder: Path) -> None:
+    """An adapter is nothing without the weights it was trained on."""
+    trained_on = read_integrity(folder).base_revision
+    if trained_on != base.revision:
+        raise BadAdapter(
+            f"the adapter was trained on base {trained_on[:12]}, this base is {base.revision[:12]}",
+            where=str(folder),
+            remedy=f"put the weights it was trained on back into {base.folder}",
+        )
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:

@@ -11,17 +11,20 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ftcluster.errors import ModelError
 
 _SAMPLE = 1 << 20
 _SAMPLES = 16
+_COMPLETE = "check that the folder is a complete causal language model in safetensors format"
 
 
 @dataclass
@@ -51,22 +54,21 @@ def load_base(
     """
     check_folder(folder)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    try:
-        with without_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=trust_remote_code,
-                attn_implementation="sdpa",
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        remedy = "check that the folder is a complete causal language model in safetensors format"
-        raise ModelError(str(error).splitlines()[0], where=str(folder), remedy=remedy) from error
+    with without_bars(), _reading(folder):
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    if missing := sorted(found["missing_keys"]):  # transformers draws random weights instead
+        message = f"the weights lack {len(missing)} tensors, such as {missing[0]}"
+        raise ModelError(message, where=str(folder), remedy=_COMPLETE)
     check_vocabulary(model.get_input_embeddings().weight.shape[0], tokenizer, folder)
     model.requires_grad_(False).eval()
-    model.config.use_cache = False
     return Base(folder, revision or fingerprint(folder), model.to(device), tokenizer, torch.device(device), dtype)
 
 
@@ -88,6 +90,27 @@ def without_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """What transformers raises for a folder it cannot use, as our error."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+        raise ModelError(str(error).splitlines()[0], where=str(folder), remedy=_COMPLETE) from error
+
+
+@lru_cache(maxsize=4)
+def skeleton(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The folder's model without weights, made in milliseconds: enough to know its layers and their sizes.
+
+    Raises:
+        ModelError: transformers knows no such causal language model.
+    """
+    with _reading(folder), torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """The folder's tokenizer.
 
@@ -95,12 +118,15 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
         ModelError: it cannot be read.
     """
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+        if not tokenizer("a1").input_ids:  # without files transformers makes one that knows no text
+            raise ValueError("its files are missing")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         remedy = "save the tokenizer into the model folder: tokenizer.save_pretrained(folder)"
         raise ModelError(
             f"no usable tokenizer ({str(error).splitlines()[0]})", where=str(folder), remedy=remedy
         ) from error
+    return tokenizer
 
 
 def check_folder(folder: Path) -> None:

@@ -16,7 +16,8 @@ from ftcluster.data.folder import PreparedData, open_prepared
 from ftcluster.data.prepare import DataSettings, prepare
 from ftcluster.engine.local import LocalEngine
 from ftcluster.engine.precision import choose_device, choose_precision
-from ftcluster.models.base import Base, check_folder, load_base, load_tokenizer
+from ftcluster.models.base import Base, check_folder, check_vocabulary, load_base, load_tokenizer, skeleton
+from ftcluster.models.targets import resolve_targets
 
 _TOKENIZER_FILES = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "chat_template")
 
@@ -63,10 +64,10 @@ def prepare_data(config: RunConfig, progress: Callable[[int, int], None] | None 
 
     Raises:
         DataError: files missing, or too many rows that cannot be used.
-        ModelError: the model folder or its tokenizer is missing.
+        ModelError: the model or its tokenizer cannot be used, or lacks an adapter target.
     """
     folder = Path(config.model.path)
-    check_folder(folder)
+    tokenizer = _checked_tokenizer(config, folder)
     data = config.data
     settings = DataSettings(
         train=tuple(data.train),
@@ -81,8 +82,18 @@ def prepare_data(config: RunConfig, progress: Callable[[int, int], None] | None 
         limit=data.limit,
         objective=config.objective.name,
     )
-    tokenizer = load_tokenizer(folder, trust_remote_code=config.model.trust_remote_code)
     return prepare(settings, tokenizer, tokenizer_id(folder), resolve_home(config) / "prepared", progress)
+
+
+def _checked_tokenizer(config: RunConfig, folder: Path) -> Any:
+    """The tokenizer, once everything is refused that can be without loading the weights."""
+    check_folder(folder)
+    tokenizer = load_tokenizer(folder, trust_remote_code=config.model.trust_remote_code)
+    model = skeleton(folder, trust_remote_code=config.model.trust_remote_code)
+    check_vocabulary(model.get_input_embeddings().weight.shape[0], tokenizer, folder)
+    if config.adapter.kind == "lora":
+        resolve_targets(model, config.adapter.targets)
+    return tokenizer
 
 
 def tokenizer_id(folder: Path) -> str:

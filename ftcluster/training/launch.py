@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,11 +112,11 @@ def run_training(row: RunRow, ready: Ready, ledger: Ledger, observe: Callable[[P
     home, folder = resolve_home(config), RunFolder(Path(row.folder))
     if row.state is RunState.FAILED:
         ledger.reopen(row.name)
-    ledger.claim(row.name, this_process(), is_alive)
     uri = store_uri(home, config.tracking.uri)
     thread = ProjectorThread(Projector(uri, home), lambda: [to_project(row)])
     files = [Path(p) for p in (*config.data.train, *config.data.validation, *config.data.test)]
     tags = {**lineage(files), "ftcluster.identity": row.identity}
+    ledger.claim(row.name, this_process(), is_alive)
     outcome = Outcome(stopped=True)
     try:
         thread.start()
@@ -129,9 +130,11 @@ def run_training(row: RunRow, ready: Ready, ledger: Ledger, observe: Callable[[P
 
             outcome = worker.run(Job(to_dict(config), row.folder, str(ready.prepared), None, tags), note)
     finally:
-        _close(row, folder, outcome, ledger)
-        undelivered = thread.stop()
-        remember_ids(ledger, [row], uri)
+        try:
+            _close(row, folder, outcome, ledger)
+        finally:
+            undelivered = thread.stop()
+            remember_ids(ledger, [row], uri)
     if outcome.error:
         raise outcome.error
     if outcome.stopped:
@@ -155,17 +158,16 @@ def _close(row: RunRow, folder: RunFolder, outcome: Outcome, ledger: Ledger) -> 
         state, reason = RunState.INTERRUPTED, "stopped by the user"
     else:
         state, reason = RunState.FINISHED, ""
-    tracker = SpoolTracker(folder.path)
     try:
-        if state is RunState.FINISHED and folder.adapter.is_dir():
-            tracker.artifact(folder.adapter, "adapter")
-        if state is RunState.FINISHED and folder.model.is_dir():
-            tracker.tags({"ftcluster.model_folder": str(folder.model)})
-        tracker.state(state, reason)
-        tracker.flush()
-    finally:
-        tracker.close()
-    ledger.set_state(row.name, state, reason=reason)
+        with closing(SpoolTracker(folder.path)) as tracker:
+            if state is RunState.FINISHED and folder.adapter.is_dir():
+                tracker.artifact(folder.adapter, "adapter")
+            if state is RunState.FINISHED and folder.model.is_dir():
+                tracker.tags({"ftcluster.model_folder": str(folder.model)})
+            tracker.state(state, reason)
+            tracker.flush()
+    finally:  # also with a full disk: the ledger may lie on another, and must not say that it still runs
+        ledger.set_state(row.name, state, reason=reason)
 
 
 def best_guess_eta(progress: Progress, total: int) -> float:

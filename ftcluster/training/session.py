@@ -88,7 +88,11 @@ class Session:
         self.plan = plan(config, self._data)
         self._write_start(prepared)
         self._engine.open(_opening(config, self._slot))
-        self.progress = self._resume(warn)
+        try:
+            self.progress = self._resume(warn)
+        except BaseException:
+            self._engine.close(self._slot)  # a host goes on with other trials
+            raise
         self._parts = Parts(
             engine=self._engine,
             slot=self._slot,
@@ -192,8 +196,7 @@ class Session:
         self._engine.export(self._slot, aside)
         tokenizer = tokenizer_of(self._config.model.path, self._config.model.trust_remote_code)
         tokenizer.save_pretrained(aside)
-        shutil.rmtree(final, ignore_errors=True)
-        aside.rename(final)
+        checkpoint.publish(aside, final)
 
 
 def _opening(config: RunConfig, slot: int) -> TrialOpening:

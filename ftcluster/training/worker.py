@@ -19,6 +19,7 @@ from ftcluster.config.compose import from_dict
 from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState, TrialReport
+from ftcluster.engine.checkpoint import storing
 from ftcluster.errors import FtclusterError, TrialError
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.bench import Bench
@@ -59,27 +60,28 @@ class Worker:
 
     def run(self, job: Job, observe: Callable[[Progress], None] = lambda _: None) -> Outcome:
         """Train a stretch; every failure comes back in the outcome and is written to the run's spool."""
-        config = from_dict(job.config)
         folder = RunFolder(Path(job.folder))
         self._progress = None
-        if threads := config.engine.threads or self._threads:
-            torch.set_num_threads(threads)
 
         def note(progress: Progress) -> None:
             self._progress = progress
             observe(progress)
 
         try:
-            return self._train(config, folder, job, note)
+            config = from_dict(job.config)
+            if threads := config.engine.threads or self._threads:
+                torch.set_num_threads(threads)
+            with storing("the run", folder.path):
+                return self._train(config, folder, job, note)
         except FtclusterError as error:
             return Outcome(error=error)
         except torch.OutOfMemoryError as error:
             remedy = "halve optim.micro_batch (the batch size and the result stay the same)"
-            return Outcome(error=TrialError(f"out of GPU memory: {error}", where=config.name, remedy=remedy))
+            return Outcome(error=TrialError(f"out of GPU memory: {error}", where=folder.path.name, remedy=remedy))
         except Exception as error:  # a defect of ours or of a library: kept in full, told in a line
             log = folder.path / ERROR_LOG
             log.write_text(traceback.format_exc())
-            return Outcome(error=TrialError(f"{type(error).__name__}: {error}", where=config.name, remedy=f"see {log}"))
+            return Outcome(error=TrialError(f"{type(error).__name__}: {error}", where=folder.path.name, remedy=f"see {log}"))
 
     def _train(self, config: RunConfig, folder: RunFolder, job: Job, note: Callable[[Progress], None]) -> Outcome:
         tracker = SpoolTracker(folder.path)

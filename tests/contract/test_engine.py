@@ -92,7 +92,9 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
         assert torch.equal(tensor, other[name]), f"{name}: {(tensor - other[name]).abs().max()}"
 
 
-def peft_reference(folder: Path, steps: range, seed: int, adapter: AdapterSettings | None, lr: float) -> tuple[list, dict]:
+def peft_reference(
+    folder: Path, steps: range, seed: int, adapter: AdapterSettings | None, lr: float
+) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The same training written with padded batches, PEFT, torch AdamW and clip_grad_norm_ only."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="sdpa")
     if adapter:

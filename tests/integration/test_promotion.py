@@ -1,4 +1,4 @@
-"""Promotion and rollback on real runs and a real MLflow, killed wherever something is written."""
+"""Promotion and rollback on real runs and a real MLflow: what moves, what is refused, what is stored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ import pytest
 import registry_samples
 from registry_samples import PROMPT, Home
 
-from ftcluster.cli import main
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.errors import BadAdapter, PromotionRefused, StoreError, TrackingError, UsageError
 from ftcluster.evaluation.record import from_json
@@ -28,7 +27,7 @@ from ftcluster.ledger.store import Ledger
 from ftcluster.models.adapters import WEIGHTS
 from ftcluster.models.integrity import read_integrity
 from ftcluster.registry.conversation import Conversation
-from ftcluster.registry.examination import Case, examine
+from ftcluster.registry.examination import examine
 from ftcluster.registry.promotion import Promotion, carry_out, promote
 from ftcluster.registry.rollback import roll_back
 from ftcluster.registry.snippet import loading_snippet
@@ -44,7 +43,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def home(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return registry_samples.trained_home(tiny_qwen2, tmp_path_factory.mktemp("promotion"))
+    return registry_samples.trained_home(tiny_qwen2, tmp_path_factory.getbasetemp() / "trained")
 
 
 @pytest.fixture(scope="module")
@@ -425,167 +424,3 @@ def test_promotion_rollback_and_loading_work_through_a_tracking_server(
         roll_back("served", uri=server)
     with pytest.raises(UsageError, match="no registered model"):
         roll_back("nobody", uri=server)
-
-
-# Killed at every write -----------------------------------------------------------------------------------------------
-
-KILLER = """
-import json, os, signal, sys
-from pathlib import Path
-from ftcluster.ledger.store import Ledger
-from ftcluster.registry.examination import examine
-from ftcluster.registry.promotion import carry_out
-from ftcluster.registry.rollback import roll_back
-import mlflow, mlflow.artifacts
-
-home, uri, jobs = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-
-def die_at(write):
-    def before(name):
-        if name == write:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return before
-
-for what, run, model, write in jobs:
-    child = os.fork()
-    if child == 0:
-        try:
-            if what == "rollback":
-                roll_back(model, uri=uri, before_write=die_at(write))
-            else:
-                with Ledger.open(home) as ledger:
-                    case = examine(ledger, run, home=home, model_name=model)
-                carry_out(case, before_write=die_at(write))
-        finally:
-            os._exit(3)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (what, model, write, status)
-"""
-FIRST = ("test.json", "evidence.json", "model", "version", "history", "alias")
-NEXT = tuple(write for write in FIRST if write != "model")
-BACK = ("history", "alias", "note")
-
-
-def writes(act: Callable[[Callable[[str], None]], object]) -> tuple[str, ...]:
-    """The names of all writes an action makes."""
-    seen: list[str] = []
-    act(seen.append)
-    return tuple(seen)
-
-
-@pytest.fixture(scope="module")
-def killed(home: Home, ledger: Ledger, uri: str) -> dict[str, dict[str, str]]:
-    """Models whose first promotion, next promotion or rollback was killed; by what was done and the write it met."""
-    models = {
-        what: {write: f"{what}-{write}" for write in all_writes}
-        for what, all_writes in (("first", FIRST), ("next", NEXT), ("rollback", BACK))
-    }
-    for model in (*models["next"].values(), *models["rollback"].values()):
-        promote(ledger, home.weak, home=home.path, model_name=model)
-    for model in models["rollback"].values():
-        promote(ledger, home.strong, home=home.path, model_name=model)
-    jobs = [(what, home.strong, model, write) for what, each in models.items() for write, model in each.items()]
-    killer = subprocess.run(
-        [sys.executable, "-c", KILLER, str(home.path), uri, json.dumps(jobs)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert killer.returncode == 0, killer.stderr
-    return models
-
-
-def case_of(home: Home, ledger: Ledger, run: str, model: str) -> Case:
-    return examine(ledger, run, home=home.path, model_name=model)
-
-
-def test_the_writes_at_which_processes_are_killed_below_are_all_there_are(home: Home, ledger: Ledger, uri: str) -> None:
-    first = case_of(home, ledger, home.weak, "writes")
-    assert writes(lambda hook: carry_out(first, before_write=hook)) == FIRST
-    following = case_of(home, ledger, home.strong, "writes")
-    assert writes(lambda hook: carry_out(following, before_write=hook)) == NEXT
-    assert writes(lambda hook: roll_back("writes", uri=uri, before_write=hook)) == BACK
-
-
-def test_a_promotion_killed_at_any_write_leaves_the_old_champion_and_is_completed_by_the_next(
-    give: Callable[..., Promotion], home: Home, registry: Registry, uri: str, killed: dict[str, dict[str, str]]
-) -> None:
-    for write, model in killed["next"].items():
-        champion = registry.champion(model, "champion")
-        assert champion is not None, write
-        assert (champion.number, registry.history(model, "champion")) == ("1", ["1"]), write
-        assert give(home.strong, model).previous == "1"
-        assert versions(uri, model) == ["1", "2"], write
-        assert registry.history(model, "champion") == ["1", "2"], write
-        assert roll_back(model, uri=uri).version == "1"
-
-
-def test_a_first_promotion_killed_at_any_write_leaves_no_champion_and_is_completed_by_the_next(
-    give: Callable[..., Promotion], home: Home, registry: Registry, uri: str, killed: dict[str, dict[str, str]]
-) -> None:
-    for write, model in killed["first"].items():
-        assert registry.champion(model, "champion") is None, write
-        give(home.strong, model)
-        assert versions(uri, model) == ["1"], write
-        assert registry.history(model, "champion") == ["1"], write
-
-
-def test_a_rollback_killed_at_any_write_leaves_one_of_the_two_champions(
-    registry: Registry, killed: dict[str, dict[str, str]]
-) -> None:
-    expected = {"history": ["1", "2"], "alias": ["1", "2"], "note": ["1"]}
-    for write, model in killed["rollback"].items():
-        assert registry.history(model, "champion") == expected[write]
-        champion = registry.champion(model, "champion")
-        assert champion is not None
-        assert champion.number == expected[write][-1]
-
-
-# The commands --------------------------------------------------------------------------------------------------------
-
-
-def test_promote_shows_gates_scores_and_how_to_load_it(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["promote", home.strong, "--name", "shown", "--home", str(home.path)]) == 0
-    printed = capsys.readouterr().out
-    for part in (
-        "beats base",
-        "answers finish",
-        "version 1, champion",
-        "PeftModel.from_pretrained",
-        "models:/shown@champion",
-    ):
-        assert part in printed
-
-
-def test_a_dry_run_shows_the_gates_and_moves_nothing(
-    home: Home, registry: Registry, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["promote", home.strong, "--name", "dry", "--home", str(home.path), "--dry-run"]) == 0
-    assert "nothing was moved" in capsys.readouterr().out
-    assert not registry.is_registered("dry")
-
-
-def test_a_refusal_exits_with_8_and_still_prints_its_gates_as_json(
-    home: Home, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = ["--name", "refused", "--home", str(home.path), "--json"]
-    assert main(["promote", home.strong, *options]) == 0
-    done = json.loads(capsys.readouterr().out)
-    assert (done["promotion"]["version"], done["promotion"]["run"]) == ("1", home.strong)
-    assert main(["promote", home.weak, *options]) == 8
-    printed = capsys.readouterr()
-    refused = json.loads(printed.out)
-    assert refused["promotion"] is None
-    assert [gate["name"] for gate in refused["gates"] if not gate["passed"]] == ["holds champion"]
-    assert "holds champion" in printed.err
-
-
-def test_rollback_says_where_the_alias_went(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--home", str(home.path)]
-    for run in (home.weak, home.strong):
-        assert main(["promote", run, "--name", "verbs", *options]) == 0
-    capsys.readouterr()
-    assert main(["rollback", "verbs", *options]) == 0
-    assert capsys.readouterr().out.strip() == f"verbs@champion is version 1 ({home.weak}) again, not 2"
-    assert main(["rollback", "verbs", *options, "--json"]) == 8
-    assert "no champion before version 1 is known" in capsys.readouterr().err

@@ -88,7 +88,8 @@ def finish(process: subprocess.Popen[bytes], log: Path, expected: int = 0) -> st
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
         time.sleep(0.05)
 
 
@@ -258,7 +259,8 @@ def test_a_second_driver_on_the_same_sweep_is_refused_by_name(world: Path, tmp_p
     second = [sys.executable, "-m", "ftcluster", "sweep", "resume", "small", "--home", str(home)]
     other = tmp_path / "other"
     text = finish(start(second, other), other, expected=6)
-    assert "small is being run by" in text and str(process.pid) in text
+    assert "small is being run by" in text
+    assert str(process.pid) in text
     process.send_signal(signal.SIGTERM)
     finish(process, log, expected=130)
 
