@@ -6,7 +6,7 @@ BIN := .venv/bin
 PYTEST ?=
 # One thread per test process, and one process per core of the smallest machine; a file's tests stay together.
 RUN_PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-PARALLEL := -n 2 --dist loadfile
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 FAST := not slow and not chaos and not browser and not gpu
 .PHONY: help install install-dev demo test check lint format chaos bench screenshots lock clean
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ftcluster.cli.arguments import Json
+from ftcluster.cli.arguments import Home, Json
 from ftcluster.cli.output import console, notices, print_json
-from ftcluster.cli.promote import Home
 
 if TYPE_CHECKING:
     from ftcluster.registry.conversation import Conversation, Reply

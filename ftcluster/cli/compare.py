@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ftcluster.cli.arguments import Json
+from ftcluster.cli.arguments import Home, Json
 from ftcluster.cli.output import console, notices, print_json
 from ftcluster.cli.progress import Bar
 from ftcluster.config.environment import default_home
@@ -25,9 +25,7 @@ def compare(
         typer.Option(metavar="FILE", help="Where to write the report.", show_default="HOME/SWEEP/comparison.html"),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
-    home: Annotated[
-        Path | None, typer.Option("--home", help="Ledger and runs; default FTCLUSTER_HOME, ./runs.")
-    ] = None,
+    home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Compare runs on the same held-out rows: a table here, and a page with curves and answers side by side.

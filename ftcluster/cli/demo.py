@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from ftcluster.cli.arguments import Json
+from ftcluster.cli.arguments import Home, Json
 from ftcluster.cli.output import console, notices, print_json
 from ftcluster.cli.progress import TrainingBar
 from ftcluster.config.environment import default_home
 
 
 def demo(
-    home: Annotated[
-        Path | None, typer.Option("--home", help="Ledger and runs; default FTCLUSTER_HOME, ./runs.")
-    ] = None,
+    home: Home = None,
     as_json: Json = False,
 ) -> None:
     """See all of it work on a tiny model: pre-train, sweep, compare, promote, use. No GPU, no download, 4 minutes."""

@@ -18,17 +18,22 @@ if TYPE_CHECKING:
 @cache
 def console() -> Console:
     """Standard output. Colours and widths follow the terminal; ``NO_COLOR`` and pipes switch them off."""
-    from rich.console import Console
-
-    return Console(highlight=False)
+    return _console(stderr=False)
 
 
 @cache
 def notices() -> Console:
     """Standard error: progress, hints and warnings, so that standard output stays usable in a pipe."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    made = Console(stderr=stderr, highlight=False)
+    if not made.is_terminal:
+        made.width = max(made.width, 120)  # a file or a pipe has no width; 80 would fold tables
+    return made
 
 
 def print_json(value: Any) -> None:

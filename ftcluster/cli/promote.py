@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ftcluster.cli.arguments import Json
+from ftcluster.cli.arguments import Home, Json
 from ftcluster.cli.output import console, notices, print_json, table
 
 if TYPE_CHECKING:
     from ftcluster.registry.examination import Case
     from ftcluster.registry.promotion import Promotion
-
-Home = Annotated[
-    Path | None,
-    typer.Option(
-        "--home", metavar="FOLDER", help="Ledger and runs; default FTCLUSTER_HOME, ./runs.", show_default=False
-    ),
-]
 
 
 def promote(

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ftcluster.cli.arguments import Json
+from ftcluster.cli.arguments import Home, Json
 from ftcluster.cli.output import console, print_json
-from ftcluster.cli.promote import Home, user
+from ftcluster.cli.promote import user
 
 
 def rollback(

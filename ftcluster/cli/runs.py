@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ftcluster.cli.arguments import Json
+from ftcluster.cli.arguments import Home, Json
 from ftcluster.cli.output import console, notices, print_json, table
 from ftcluster.config.environment import default_home
 from ftcluster.contracts.trial import RunState
@@ -39,7 +39,6 @@ runs = typer.Typer(
     rich_markup_mode="rich",
     help="List runs and sweeps, show one, deliver what MLflow is missing: ftcluster runs [SWEEP].",
 )
-Home = Annotated[Path | None, typer.Option("--home", help="Ledger and runs; default FTCLUSTER_HOME, ./runs.")]
 
 
 @runs.command("list")

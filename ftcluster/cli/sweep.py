@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from ftcluster.cli.arguments import ConfigDir, Json, Overrides, SweepFile
+from ftcluster.cli.arguments import ConfigDir, Home, Json, Overrides, SweepFile
 from ftcluster.cli.output import console, notices, print_json, table
 from ftcluster.cli.progress import Bar, TrainingBar
 from ftcluster.config.environment import default_home
@@ -37,7 +36,6 @@ sweep = typer.Typer(
     context_settings={"ignore_unknown_options": True},
     help="Train many variants at once and stop the weak ones early: ftcluster sweep FILE [KEY=VALUE]...",
 )
-Home = Annotated[Path | None, typer.Option("--home", help="Ledger and runs; default FTCLUSTER_HOME, ./runs.")]
 
 
 @sweep.command("run")

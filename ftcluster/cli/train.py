@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
 
-from ftcluster.cli.arguments import ConfigDir, Json, Overrides
+from ftcluster.cli.arguments import ConfigDir, Home, Json, Overrides
 from ftcluster.cli.output import console, notices, print_json
 from ftcluster.cli.progress import Bar, TrainingBar
 from ftcluster.config.compose import compose, override, resolve_home, to_dict
@@ -27,9 +26,7 @@ def train(
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped or failed.")
     ] = None,
-    home: Annotated[
-        Path | None, typer.Option("--home", help="Ledger and runs; default FTCLUSTER_HOME, ./runs.")
-    ] = None,
+    home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Train one model: a full fine-tune, a LoRA adapter, or pre-training on plain text.

@@ -53,7 +53,7 @@ def run_demo(home: Path, console: Console, observe: Callable[[Progress, int], No
 
     def heading(number: int, text: str) -> None:
         elapsed = format_seconds(time.monotonic() - started)
-        console.print(f"\n[bold]{number}. {text}[/bold] [dim]({elapsed})[/dim]")
+        console.print(f"\n[bold]{number}. {text}[/bold] [dim]({elapsed})[/dim]", soft_wrap=True)
 
     heading(1, "A tiny Qwen2 model, made here and pre-trained by a full fine-tune on generated text")
     make_untrained(home / "demo")
@@ -108,7 +108,8 @@ def _farewell(result: DemoResult, home: Path, console: Console) -> None:
     console.print(
         f"\n[bold green]Test prompts answered exactly: base {result.base_exact_match:.0%}, "
         f"champion {result.champion_exact_match:.0%}, the same adapter in plain transformers + PEFT "
-        f"{result.plain_exact_match:.0%}[/] [dim]({format_seconds(result.seconds)} in all)[/dim]\n"
+        f"{result.plain_exact_match:.0%}[/] [dim]({format_seconds(result.seconds)} in all)[/dim]\n",
+        soft_wrap=True,
     )
     lines = {
         "report": str(result.page),

@@ -124,14 +124,15 @@ def damage(folder: Path) -> list[str]:
     """What is wrong with a checkpoint according to its manifest; empty when it is whole."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError):
+        listed = [(name, entry["bytes"], entry["sha256"]) for name, entry in files.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ["its manifest is missing or unreadable"]
     found = []
-    for name, entry in files.items():
+    for name, size, digest in listed:
         path = folder / name
         if not path.is_file():
             found.append(f"{name} is missing")
-        elif path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
+        elif path.stat().st_size != size or sha256(path) != digest:
             found.append(f"{name} differs from its manifest")
     return found
 

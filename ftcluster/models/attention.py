@@ -25,6 +25,7 @@ from transformers import AttentionInterface
 from ftcluster.errors import ModelError
 
 NAME = "ftcluster_documents"
+DECODERS = "choose a decoder of attention layers, such as Llama, Qwen 2 or 3, Mistral, Gemma 3, OPT or GPT-NeoX"
 
 
 @dataclass(frozen=True)
@@ -108,19 +109,18 @@ def check_isolation(model: Any, device: torch.device) -> None:
     size = model.get_input_embeddings().weight.shape[0]
     one, other, last = ([token % size for token in tokens] for tokens in ([3, 4, 5], [9, 8, 7], [6, 2, 10, 6]))
     name = type(model).__name__
-    remedy = "choose a decoder of attention layers, such as Llama, Qwen 2 or 3, Mistral, Gemma 3, OPT or GPT-NeoX"
     try:
         first, second = (_logits(model, device, [start, last])[len(start) :] for start in (one, other))
         alone = model(input_ids=torch.tensor([last], device=device), use_cache=False).logits[0]
     except (TypeError, ValueError, RuntimeError) as error:
         text = f"{name} cannot be trained on streams of documents: {error}".splitlines()[0]
-        raise ModelError(text, remedy=remedy) from error
+        raise ModelError(text, remedy=DECODERS) from error
     # The same shapes twice give the same bits; the plain model's other kernels only the same within rounding.
     rounding, scale = torch.finfo(first.dtype).eps, float(alone.abs().max())
     if (first - second).abs().max() > 8 * rounding * scale:
-        raise ModelError(f"{name} lets documents of one stream see each other", remedy=remedy)
+        raise ModelError(f"{name} lets documents of one stream see each other", remedy=DECODERS)
     if (first - alone).abs().max() > max(1e-3, 16 * rounding) * scale:
-        raise ModelError(f"{name} reads a document on a stream otherwise than alone", remedy=remedy)
+        raise ModelError(f"{name} reads a document on a stream otherwise than alone", remedy=DECODERS)
 
 
 def _logits(model: Any, device: torch.device, documents: list[list[int]]) -> Tensor:

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ftcluster.errors import ModelError
+from ftcluster.models.attention import DECODERS
 
 _SAMPLE = 1 << 20
 _SAMPLES = 16
@@ -96,7 +97,10 @@ def _reading(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
-        raise ModelError(str(error).splitlines()[0], where=str(folder), remedy=_COMPLETE) from error
+        text, remedy = str(error).splitlines()[0], _COMPLETE
+        if "attention implementation" in text:
+            text, remedy = f"{text.split()[0]} brings an attention of its own, which cannot be replaced", DECODERS
+        raise ModelError(text, where=str(folder), remedy=remedy) from error
 
 
 @lru_cache(maxsize=4)
@@ -133,7 +137,7 @@ def check_folder(folder: Path) -> None:
     """Refuse a folder that is no complete Hugging Face model, without loading anything.
 
     Raises:
-        ModelError: it does not exist, or has no config.json or no safetensors weights.
+        ModelError: it does not exist, or has no readable config.json or no safetensors weights.
     """
     if not folder.is_dir():
         raise ModelError(
@@ -143,6 +147,12 @@ def check_folder(folder: Path) -> None:
         raise ModelError(
             "config.json is missing", where=str(folder), remedy="model.path must name the model's own folder"
         )
+    try:
+        readable = isinstance(json.loads((folder / "config.json").read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        readable = False
+    if not readable:
+        raise ModelError("config.json cannot be read as a JSON object", where=str(folder), remedy=_COMPLETE)
     if not any(folder.glob("*.safetensors")):
         remedy = "convert the weights: model.save_pretrained(folder) with transformers writes safetensors"
         raise ModelError("no *.safetensors weights", where=str(folder), remedy=remedy)

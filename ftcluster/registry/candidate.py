@@ -5,11 +5,10 @@ Reads the ledger, judges nothing but the sweep's own metric.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-from ftcluster.contracts.trial import RunState
 from ftcluster.errors import PromotionRefused, UsageError
+from ftcluster.ledger import ranking
 from ftcluster.ledger.schema import RunRow
 
 if TYPE_CHECKING:
@@ -39,13 +38,12 @@ def best_trial(ledger: Ledger, sweep: RunRow) -> RunRow:
     if not metric or direction not in ("minimize", "maximize"):
         raise UsageError(f"{sweep.name} names no metric to choose by", remedy="name one of its trials instead")
     trials = ledger.runs(parent=sweep.name)
-    finished = [t for t in trials if t.state is RunState.FINISHED and math.isfinite(t.metrics.get(metric, math.nan))]
-    if not finished:
+    best = ranking.best_trial(trials, metric, direction)
+    if best is None:
         states = ", ".join(f"{t.name} {t.state.value}" for t in trials[:5]) or "it has no trials"
         raise PromotionRefused(
             f"no finished trial of {sweep.name} reported {metric} ({states})",
             where=sweep.name,
             remedy=f"ftcluster runs {sweep.name} shows how they ended",
         )
-    sign = 1 if direction == "minimize" else -1
-    return min(finished, key=lambda trial: (sign * trial.metrics[metric], trial.number))
+    return best

@@ -5,7 +5,6 @@ Owns the effects around the driver; the driver itself knows no signals, no MLflo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from ftcluster.config.values import build
 from ftcluster.contracts.trial import RunState
 from ftcluster.errors import Interrupted, TrialError, UsageError
 from ftcluster.ledger.process import is_alive, this_process
+from ftcluster.ledger.ranking import best_trial
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.sweep.driver import Driver
@@ -29,6 +29,7 @@ from ftcluster.tracking.lineage import lineage
 from ftcluster.tracking.projector import Projector
 from ftcluster.tracking.service import ProjectorThread
 from ftcluster.tracking.spool import SpoolTracker
+from ftcluster.training.launch import home_option
 from ftcluster.training.records import remember_ids, store_uri, to_project
 from ftcluster.training.signals import stop_signals
 
@@ -110,39 +111,27 @@ def run_sweep(row: RunRow, plan: SweepPlan, ledger: Ledger, console: Console) ->
         undelivered = thread.stop()
         remember_ids(ledger, (row, *ledger.runs(parent=row.name)), uri)
     if end is RunState.INTERRUPTED:
-        remedy = f"ftcluster sweep resume {row.name}{_home_word(plan)}"
+        remedy = f"ftcluster sweep resume {row.name}{home_option(home)}"
         raise Interrupted(f"{row.name} was stopped; its trials are saved", remedy=remedy)
-    best = best_trial(trials, plan)
+    best = _best(trials, plan)
     if best is None:
         raise TrialError(f"no trial of {row.name} finished: {reason}", remedy=f"ftcluster runs {row.name}")
     return SweepResult(row.name, folder, best, trials, undelivered)
 
 
-def _home_word(plan: SweepPlan) -> str:
-    home = resolve_home(plan.base)
-    return "" if home == Path("runs").absolute() else f" --home {home}"
-
-
-def best_trial(trials: list[RunRow], plan: SweepPlan) -> RunRow | None:
-    """The best finished trial by the sweep's metric; ties go to the lower number."""
-
-    def key(trial: RunRow) -> tuple[float, int]:
-        return plan.sign * trial.metrics.get(plan.spec.metric, math.nan), trial.number
-
-    finished = [t for t in trials if t.state is RunState.FINISHED]
-    valid = [t for t in finished if not math.isnan(key(t)[0])]
-    return min(valid, key=key, default=None)
+def _best(trials: list[RunRow], plan: SweepPlan) -> RunRow | None:
+    return best_trial(trials, plan.spec.metric, plan.spec.direction)
 
 
 def _best_metrics(ledger: Ledger, plan: SweepPlan) -> dict[str, float]:
-    best = best_trial(ledger.runs(parent=plan.name), plan)
+    best = _best(ledger.runs(parent=plan.name), plan)
     return dict(best.metrics) if best else {}
 
 
 def _verdict(trials: list[RunRow], plan: SweepPlan, stopped: bool) -> tuple[RunState, str]:
     if stopped and not all(t.state.ended for t in trials):
         return RunState.INTERRUPTED, "stopped by the user"
-    if best_trial(trials, plan):
+    if _best(trials, plan):
         return RunState.FINISHED, ""
     reasons = [t.reason.splitlines()[0] for t in trials if t.state is RunState.FAILED and t.reason]
     return RunState.FAILED, reasons[0] if reasons else "no trial finished"
@@ -152,7 +141,7 @@ def _summarise(own: SpoolTracker, trials: list[RunRow], plan: SweepPlan) -> None
     """The sweep's own metrics in MLflow: how its trials ended and the best value, at step = trials ended."""
     ended = [t for t in trials if t.state.ended]
     values = {f"sweep/{s.value}": float(sum(t.state is s for t in ended)) for s in RunState if s.ended}
-    if best := best_trial(trials, plan):
+    if best := _best(trials, plan):
         values["sweep/best"] = best.metrics[plan.spec.metric]
         own.tags({"ftcluster.best": best.name})
     own.metrics(values, len(ended))

@@ -40,11 +40,6 @@ class SweepPlan:
     def eta(self) -> int:
         return self.spec.pruner.eta
 
-    @property
-    def sign(self) -> float:
-        """Multiplied with the metric, smaller is better."""
-        return -1.0 if self.spec.direction == "maximize" else 1.0
-
     def until(self, rung: int, total: int) -> int:
         """The step of a rung for a trial whose whole training takes ``total`` steps."""
         return math.ceil(self.rungs[rung] * total / self.rungs[-1] - 1e-9)

@@ -5,7 +5,6 @@ Owns the effects around a session that a sweep's driver has for its trials. Work
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -168,8 +167,3 @@ def _close(row: RunRow, folder: RunFolder, outcome: Outcome, ledger: Ledger) -> 
             tracker.flush()
     finally:  # also with a full disk: the ledger may lie on another, and must not say that it still runs
         ledger.set_state(row.name, state, reason=reason)
-
-
-def best_guess_eta(progress: Progress, total: int) -> float:
-    """Seconds left at the mean speed so far; NaN before the first step."""
-    return (total - progress.step) * progress.seconds / progress.step if progress.step else math.nan

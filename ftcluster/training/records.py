@@ -14,6 +14,7 @@ from ftcluster.ledger.store import Ledger
 from ftcluster.tracking.bookmark import read_bookmark
 from ftcluster.tracking.mlflow_store import tracking_uri
 from ftcluster.tracking.projector import Projector, RunToProject
+from ftcluster.tracking.redaction import hide_url_users
 from ftcluster.tracking.spool import SpoolTracker
 
 DEFAULT_EXPERIMENT = "ftcluster"
@@ -36,7 +37,7 @@ def to_project(row: RunRow) -> RunToProject:
 def remember_ids(ledger: Ledger, rows: Iterable[RunRow], uri: str) -> None:
     """Write into the ledger under which id MLflow knows each run, so that users may name runs by it."""
     for row in rows:
-        bookmark = read_bookmark(Path(row.folder), uri)
+        bookmark = read_bookmark(Path(row.folder), hide_url_users(uri))
         if bookmark and bookmark.run_id != row.mlflow_run_id:
             ledger.set_state(row.name, ledger.get(row.name).state, mlflow_run_id=bookmark.run_id)
 

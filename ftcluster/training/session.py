@@ -25,6 +25,7 @@ from ftcluster.data.batches import Loader
 from ftcluster.data.folder import HeldOut, PreparedData
 from ftcluster.engine import checkpoint
 from ftcluster.engine.schedule import SHAPES, Schedule
+from ftcluster.errors import UsageError
 from ftcluster.evaluation.answers import answer, exact_match
 from ftcluster.evaluation.likelihood import document_losses, loss_metrics
 from ftcluster.tracking.system import system_metrics
@@ -141,6 +142,13 @@ class Session:
 
     def _write_start(self, prepared: str) -> None:
         self._folder.path.mkdir(parents=True, exist_ok=True)
+        known = self._folder.read_facts().get("prepared", prepared)
+        if Path(known).name != Path(prepared).name and any(self._folder.checkpoints.glob("step-*")):
+            raise UsageError(
+                "the data, its settings or the tokenizer changed since this run started",
+                where=str(self._folder.path),
+                remedy="start a new run, or put back what was changed and resume",
+            )
         write_atomically(
             self._folder.config, yaml.safe_dump(to_dict(self._config), sort_keys=False, allow_unicode=True)
         )

@@ -81,7 +81,9 @@ class Worker:
         except Exception as error:  # a defect of ours or of a library: kept in full, told in a line
             log = folder.path / ERROR_LOG
             log.write_text(traceback.format_exc())
-            return Outcome(error=TrialError(f"{type(error).__name__}: {error}", where=folder.path.name, remedy=f"see {log}"))
+            return Outcome(
+                error=TrialError(f"{type(error).__name__}: {error}", where=folder.path.name, remedy=f"see {log}")
+            )
 
     def _train(self, config: RunConfig, folder: RunFolder, job: Job, note: Callable[[Progress], None]) -> Outcome:
         tracker = SpoolTracker(folder.path)
