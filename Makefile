@@ -42,10 +42,10 @@ chaos: install-dev ## tests that kill processes
 	@$(RUN_PYTEST) -m "chaos and not gpu" $(PYTEST)
 
 bench: install-dev ## each benchmark prints a ratio against a peer and how it was made
-	@for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
+	@for benchmark in benchmarks/*_vs_*.py; do $(BIN)/python $$benchmark || exit 1; done
 
-screenshots: install-dev ## takes the pictures of the README again
-	@$(BIN)/python docs/screenshots.py
+screenshots: install-dev ## takes the pictures of the README again, of the sweep that make demo made
+	@$(BIN)/python benchmarks/screenshots.py runs tool-calls
 
 lock: ## the newest versions that pyproject.toml allows into deploy/constraints.txt
 	@deploy/lock.sh

@@ -1,4 +1,4 @@
-"""One LoRA training done twice: by ftcluster's engine and loop, and by transformers' Trainer with PEFT."""
+"""One training, LoRA or full, done twice: by ftcluster's engine and loop, and by transformers' Trainer with PEFT."""
 
 from __future__ import annotations
 
@@ -74,10 +74,11 @@ def set_up(folder: Path, rows: Path | None, hidden: int, layers: int, vocabulary
     return Setting(folder, model, data, steps)
 
 
-def run_ftcluster(setting: Setting, dtype: torch.dtype) -> Curve:
+def run_ftcluster(setting: Setting, dtype: torch.dtype, *, full: bool = False) -> Curve:
     """The engine and loop that ``ftcluster train`` runs, with its tracker, without evaluation and checkpoints."""
     engine = LocalEngine(lambda: load_base(setting.model, dtype=dtype), Precision(dtype))
-    engine.open(TrialOpening(0, SEED, OptimizerSettings(clip=CLIP), AdapterSettings(RANK, ALPHA)))
+    adapter = None if full else AdapterSettings(RANK, ALPHA)
+    engine.open(TrialOpening(0, SEED, OptimizerSettings(clip=CLIP), adapter))
     losses: list[float] = []
     tracker = SpoolTracker(setting.folder / f"spool-{time.monotonic_ns()}")
     parts = Parts(
@@ -149,13 +150,14 @@ def _loss_in_fp64(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = 
     return total / (targets != -100).sum()
 
 
-def run_trainer(setting: Setting, dtype: torch.dtype) -> Curve:
-    """transformers' Trainer with PEFT and dynamic padding, as its documentation shows it."""
+def run_trainer(setting: Setting, dtype: torch.dtype, *, full: bool = False) -> Curve:
+    """transformers' Trainer, with PEFT unless ``full``, and dynamic padding, as its documentation shows it."""
     tokenizer = AutoTokenizer.from_pretrained(setting.model)
     model = AutoModelForCausalLM.from_pretrained(setting.model, dtype=dtype, attn_implementation="sdpa")
     torch.manual_seed(SEED)
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(model, config, autocast_adapter_dtype=False)
+    if not full:
+        config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = get_peft_model(model, config, autocast_adapter_dtype=False)
     padded = 0
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

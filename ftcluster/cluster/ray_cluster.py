@@ -9,16 +9,20 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-from ray.exceptions import RayActorError, RayError
-
+from ftcluster.config.environment import keep_ray_local
 from ftcluster.errors import FtclusterError, UsageError
 
 _OBJECT_STORE = 128 * 2**20  # jobs and reports are kilobytes; weights never travel through Ray
+
+
+_REMEDY = "check the address (or RAY_ADDRESS), or leave it empty for an embedded cluster"
+_ADDRESS = re.compile(r"^(?:ray://)?(?P<host>[^/:]+):(?P<port>\d+)$")
 
 
 class HostLostError(FtclusterError):
@@ -59,6 +63,8 @@ class Host:
 
     def __init__(self, number: int, resources: Resources, factory: Callable[[], Any]) -> None:
         self.number = number
+        import ray
+
         actor = ray.remote(_HostActor)
         # Two threads: a running job must not block questions about it.
         self._actor = actor.options(
@@ -74,12 +80,14 @@ class Host:
 
     def peek(self) -> Any:
         """The newest known state of the running job; never waits, so it may be one call old."""
+        import ray
+
         if self._asked is None:
             self._asked = self._actor.peek.remote()
         elif ray.wait([self._asked], timeout=0)[0]:
             try:
                 self._seen = ray.get(self._asked)
-            except RayError:
+            except ray.exceptions.RayError:
                 self._seen = None
             self._asked = None
         return self._seen
@@ -90,10 +98,14 @@ class Host:
 
     def pid(self) -> int:
         """Process id on its node."""
+        import ray
+
         return int(ray.get(self._actor.pid.remote()))
 
     def kill(self) -> None:
         """End the host's process and free what it reserved."""
+        import ray
+
         ray.kill(self._actor, no_restart=True)
 
 
@@ -105,36 +117,40 @@ class Cluster:
     """
 
     def __init__(self, address: str = "") -> None:
+        if not address:
+            keep_ray_local()
+        elif problem := _unreachable(address):
+            raise UsageError(problem, where="cluster.address", remedy=_REMEDY)
+        # Ray decides at its import which addresses it may use, so it is imported here and not above.
+        import ray
+
+        self._ray = ray
         self._mine = not ray.is_initialized()
         if not self._mine:
             return
-        # Ray reads RAY_ADDRESS by itself; "local" makes sure an embedded one is not looked up.
+        # Without an address Ray would look one up by itself; "local" makes sure it starts its own.
+        own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
         try:
-            if address:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            else:
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    object_store_memory=_OBJECT_STORE,
-                )
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **({} if address else own),
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
-            remedy = "check cluster.address (or RAY_ADDRESS), or leave it empty for an embedded cluster"
-            raise UsageError(f"no Ray cluster at {address or 'this machine'}: {error}", remedy=remedy) from error
+            raise UsageError(f"no Ray cluster at {address or 'this machine'}: {error}", remedy=_REMEDY) from error
 
     def __enter__(self) -> Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._mine:
-            ray.shutdown()
+            self._ray.shutdown()
 
     def resources(self, cpus: float, gpus: float) -> Resources:
         """What a trial reserves: ``gpus`` of -1 is one where the cluster has any, else none."""
         if gpus < 0:
-            gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+            gpus = 1.0 if self._ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
         return Resources(cpus, gpus)
 
     def room(self, wanted: Resources) -> int:
@@ -143,7 +159,7 @@ class Cluster:
         Raises:
             UsageError: not even one.
         """
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         count = sum(_fits(node, wanted) for node in nodes)
         if count == 0:
             largest = {key: max((n.get(key, 0) for n in nodes), default=0) for key in ("CPU", "GPU")}
@@ -163,7 +179,7 @@ class Cluster:
         """Those of ``jobs`` that ended within ``timeout`` seconds."""
         if not jobs:
             return []
-        return list(ray.wait(list(jobs), num_returns=1, timeout=timeout)[0])
+        return list(self._ray.wait(list(jobs), num_returns=1, timeout=timeout)[0])
 
     def result(self, job: Any) -> Any:
         """What an ended job returned.
@@ -172,9 +188,21 @@ class Cluster:
             HostLostError: its process or node is gone.
         """
         try:
-            return ray.get(job)
-        except (RayActorError, RayError) as error:
+            return self._ray.get(job)
+        except self._ray.exceptions.RayError as error:
             raise HostLostError(f"the host was lost: {str(error).splitlines()[0]}") from error
+
+
+def _unreachable(address: str) -> str:
+    """Why nobody answers at ``host:port``; Ray itself would end this process when nobody does."""
+    found = _ADDRESS.match(address)
+    if not found:  # "auto", or a form only Ray knows
+        return ""
+    try:
+        socket.create_connection((found["host"], int(found["port"])), timeout=10).close()
+    except OSError as error:
+        return f"no Ray cluster at {address}: {error.strerror or error}"
+    return ""
 
 
 def _fits(node: dict[str, float], wanted: Resources) -> int:

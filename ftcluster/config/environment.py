@@ -34,6 +34,15 @@ def ray_address(configured: str = "") -> str:
     return configured or os.environ.get("RAY_ADDRESS", "")
 
 
+def keep_ray_local() -> None:
+    """Have Ray listen on 127.0.0.1 alone; it reads this when it is imported. A value of the user's own stays.
+
+    Ray replaces a loopback address by the machine's outer one unless it believes clusters are switched off, which
+    is what this variable is for on other systems.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
 def tracking_uri(configured: str = "") -> str:
     """The MLflow store to use; empty: the embedded one."""
     return configured or os.environ.get("MLFLOW_TRACKING_URI", "")

@@ -45,7 +45,7 @@ def check_adapter(
     path = folder / WEIGHTS
     try:
         config = json.loads((folder / CONFIG).read_text())
-        if not config.get("r") or not config.get("target_modules"):
+        if not isinstance(config, dict) or not config.get("r") or not config.get("target_modules"):
             problems.append(f"{CONFIG} names no rank or no target modules")
     except (OSError, ValueError) as error:
         problems.append(f"{CONFIG} cannot be read: {error}")
