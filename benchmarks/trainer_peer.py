@@ -56,7 +56,7 @@ def set_up(folder: Path, rows: Path | None, hidden: int, layers: int, vocabulary
         draw = random.Random(SEED)
         names = ["Anna", "Bo", "Chen", "Dora", "Emil"]
         lines = []
-        for _ in range(2000):
+        for _ in range(2 * BATCH * steps + 200):
             a, b, who = draw.randint(2, 99), draw.randint(2, 99), draw.choice(names)
             more = " ".join(
                 f"Then {draw.choice(names)} gives {who} {draw.randint(1, 9)} more." for _ in range(draw.randint(0, 6))
@@ -71,6 +71,8 @@ def set_up(folder: Path, rows: Path | None, hidden: int, layers: int, vocabulary
     )
     settings = DataSettings(train=(str(rows),), format="question_answer", max_length=512, limit=BATCH * steps)
     data = prepare(settings, AutoTokenizer.from_pretrained(model), "benchmark", folder / "prepared")
+    if len(data.train) < BATCH * steps:
+        raise SystemExit(f"{len(data.train)} rows are too few for {steps} steps of {BATCH}; use fewer steps")
     return Setting(folder, model, data, steps)
 
 

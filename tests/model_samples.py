@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from conftest import TEXTS
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -31,6 +30,7 @@ from transformers import (
 from ftcluster.models.tiny import train_tokenizer
 
 _VOCABULARY = 320
+_TEXTS = ["The quick brown fox jumps over the lazy dog.", "请帮我订一张去上海的票。", "How many clips in May?"] * 20
 _COMMON = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -67,7 +67,7 @@ _CONFIGS: dict[str, tuple[type[PretrainedConfig], dict[str, object]]] = {
 @cache
 def tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer of all these models."""
-    return train_tokenizer(TEXTS, vocabulary=_VOCABULARY, max_length=128)
+    return train_tokenizer(_TEXTS, vocabulary=_VOCABULARY, max_length=128)
 
 
 def save_sample(architecture: str, folder: Path) -> Path:

@@ -32,7 +32,12 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self.hide()
+
+    def hide(self) -> None:
+        """Take the bar off the screen; the next update shows it again."""
+        if self._bar.live.is_started:  # rich prints an empty line for one that was never shown
+            self._bar.stop()
 
     def update(self, done: int, total: int, detail: str = "") -> None:
         """``done`` of ``total`` units are done."""
@@ -58,5 +63,5 @@ class TrainingBar(Bar):
             self._told = progress.step * 10 // total
             notices().print(detail)
         if progress.step == total:
-            self._bar.stop()
+            self.hide()
             self._told = 0

@@ -131,6 +131,8 @@ def _show_plan(plan: SweepPlan, as_json: bool) -> None:
 
 
 def _tell(result: SweepResult, plan: SweepPlan, as_json: bool) -> None:
+    from ftcluster.sweep.view import in_words
+
     best, metric = result.best, plan.spec.metric
     if as_json:
         trials = [
@@ -139,8 +141,9 @@ def _tell(result: SweepResult, plan: SweepPlan, as_json: bool) -> None:
         ]
         print_json({"sweep": result.name, "best": best.name, "metrics": best.metrics, "trials": trials})
         return
-    settings = " ".join(f"{key}={value}" for key, value in best.overrides.items())
-    console().print(f"[bold green]best: {best.name}[/], {metric} {best.metrics[metric]:.4f}, {settings}")
+    console().print(
+        f"[bold green]best: {best.name}[/], {metric} {best.metrics[metric]:.4f}, {in_words(best.overrides)}"
+    )
     if result.undelivered:
         console().print(f"  {result.undelivered} records are not in MLflow yet; ftcluster runs sync delivers them")
     console().print(f"  next: ftcluster compare {result.name}   ftcluster promote {result.name}   ftcluster ui")

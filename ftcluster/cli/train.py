@@ -90,13 +90,17 @@ def _show_plan(ready: Ready, as_json: bool) -> None:
 
 
 def _tell(result: TrainingResult, as_json: bool) -> None:
+    from ftcluster.training.launch import home_option
+
     row = result.row
     where = result.folder.adapter if result.folder.adapter.is_dir() else result.folder.model
     if as_json:
         print_json({"run": row.name, "state": row.state, "step": row.step, "metrics": row.metrics, "result": where})
         return
     shown = ", ".join(f"{name} {value:.4f}" for name, value in row.metrics.items() if name.startswith("eval/"))
-    console().print(f"[bold green]{row.name} finished[/] at step {row.step}: {shown}\n  result: {where}")
+    at = home_option(result.folder.path.parent)
+    lines = [f"[bold green]{row.name} finished[/] at step {row.step}: {shown}", f"  result: {where}"]
     if result.undelivered:
-        console().print(f"  {result.undelivered} records are not in MLflow yet; ftcluster runs sync delivers them")
-    console().print(f"  next: ftcluster chat {row.name}   ftcluster runs show {row.name}   ftcluster ui")
+        lines.append(f"  {result.undelivered} records are not in MLflow yet; ftcluster runs sync{at} delivers them")
+    lines.append(f"  next: ftcluster chat {row.name}{at}   ftcluster runs show {row.name}{at}   ftcluster ui{at}")
+    console().print("\n".join(lines), soft_wrap=True)

@@ -70,6 +70,8 @@ def _inject(base: Base, name: str, config: LoraConfig) -> dict[str, torch.nn.Par
     with warnings.catch_warnings():
         # PEFT warns of a second adapter on one model, which is what a shared base is for.
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        # GPT-2 keeps weights transposed; PEFT notices by itself, and says so for every layer.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
         inject_adapter_in_model(config, base.model, name)
     parameters = {path: p for path, p in base.model.named_parameters() if f".{name}." in path and ".lora_" in path}
     for parameter in parameters.values():

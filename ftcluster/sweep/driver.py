@@ -24,6 +24,7 @@ from ftcluster.config.identity import identity
 from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState
+from ftcluster.data.folder import PreparedData
 from ftcluster.errors import FtclusterError, StoreError
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
@@ -31,7 +32,7 @@ from ftcluster.sweep.halving import decide
 from ftcluster.sweep.plan import SweepPlan
 from ftcluster.sweep.space import override_words
 from ftcluster.sweep.study import Observation, propose
-from ftcluster.sweep.view import Overview, TrialLine, View
+from ftcluster.sweep.view import Overview, TrialLine, View, in_words
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.bench import prepare_data
 from ftcluster.training.session import plan as plan_of
@@ -71,6 +72,7 @@ class Driver:
     _exhausted: bool = False
     _promoted: dict[int, int] = field(default_factory=dict)  # trial number -> rung it may train to
     _totals: dict[str, int] = field(default_factory=dict)
+    _prepared: dict[str, PreparedData] = field(default_factory=dict)
     _started: float = 0.0
 
     def run(self) -> None:
@@ -222,11 +224,14 @@ class Driver:
         return True
 
     def _opened(self, trial: RunRow) -> tuple[RunConfig, str, int]:
-        """A trial's config, prepared data and length; preparing again what is prepared takes milliseconds."""
+        """A trial's config, prepared data and length; trials of the same data share what was prepared."""
         config = from_dict(trial.config)
-        data = prepare_data(config)
-        total = self._totals.setdefault(trial.name, plan_of(config, data).total)
-        return config, str(data.folder), total
+        key = repr((config.model, config.data, config.objective))
+        if key not in self._prepared:
+            self._prepared[key] = prepare_data(config)
+        data = self._prepared[key]
+        self._totals[trial.name] = plan_of(config, data).total
+        return config, str(data.folder), self._totals[trial.name]
 
     # Finishing ---------------------------------------------------------------------------------------------------
 
@@ -326,7 +331,7 @@ class Driver:
             metric=trial.metrics.get(self.plan.spec.metric, math.nan),
             tokens_per_s=seen.tokens_per_s if seen else 0.0,
             eta_s=(until - step) * speed,
-            overrides=" ".join(override_words(trial.overrides)),
+            overrides=in_words(trial.overrides),
             note=trial.reason if trial.state is RunState.FAILED else "",
         )
 

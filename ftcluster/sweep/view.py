@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from ftcluster.comparison.findings import short_names, value_text
 from ftcluster.contracts.trial import RunState
 from ftcluster.units import format_seconds
 
@@ -57,6 +58,12 @@ class Overview:
     trials: int
     elapsed_s: float
     eta_s: float
+
+
+def in_words(point: Mapping[str, Any]) -> str:
+    """A trial's settings for people: ``lr=0.007 rank=16 targets=q_proj, v_proj``."""
+    names = short_names(tuple(point))
+    return "  ".join(f"{names[key]}={value_text(value)}" for key, value in point.items())
 
 
 def table(lines: Sequence[TrialLine], overview: Overview) -> Table:

@@ -5,6 +5,7 @@ Owns the effects around a session that a sweep's driver has for its trials. Work
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -128,6 +129,8 @@ def run_training(row: RunRow, ready: Ready, ledger: Ledger, observe: Callable[[P
                 observe(progress)
 
             outcome = worker.run(Job(to_dict(config), row.folder, str(ready.prepared), None, tags), note)
+    except KeyboardInterrupt:  # asked a second time, while the step that was to be saved went on
+        outcome = Outcome(stopped=True)
     finally:
         try:
             _close(row, folder, outcome, ledger)
@@ -138,13 +141,14 @@ def run_training(row: RunRow, ready: Ready, ledger: Ledger, observe: Callable[[P
         raise outcome.error
     if outcome.stopped:
         remedy = f"ftcluster train --resume {row.name}{home_option(home)}"
-        raise Interrupted(f"{row.name} was stopped and saved", remedy=remedy)
+        saved = "and saved" if outcome.report else "at once; it goes on from its newest checkpoint"
+        raise Interrupted(f"{row.name} was stopped {saved}", remedy=remedy)
     return TrainingResult(ledger.get(row.name), folder, undelivered)
 
 
 def home_option(home: Path) -> str:
     """What a printed command needs to find this home again."""
-    return "" if home == Path("runs").absolute() else f" --home {home}"
+    return "" if home == Path("runs").absolute() else f" --home {shlex.quote(str(home))}"
 
 
 def _close(row: RunRow, folder: RunFolder, outcome: Outcome, ledger: Ledger) -> None:

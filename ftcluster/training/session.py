@@ -28,6 +28,7 @@ from ftcluster.engine.schedule import SHAPES, Schedule
 from ftcluster.errors import UsageError
 from ftcluster.evaluation.answers import answer, exact_match
 from ftcluster.evaluation.likelihood import document_losses, loss_metrics
+from ftcluster.tracking.redaction import hide_url_users
 from ftcluster.tracking.system import system_metrics
 from ftcluster.training.bench import Bench, opened, tokenizer_of
 from ftcluster.training.loop import Parts, Progress, train
@@ -149,9 +150,8 @@ class Session:
                 where=str(self._folder.path),
                 remedy="start a new run, or put back what was changed and resume",
             )
-        write_atomically(
-            self._folder.config, yaml.safe_dump(to_dict(self._config), sort_keys=False, allow_unicode=True)
-        )
+        fresh = not self._folder.facts.exists()
+        write_atomically(self._folder.config, _readable(self._config))
         self._folder.write_facts(
             {
                 "prepared": prepared,
@@ -160,6 +160,9 @@ class Session:
                 "steps_per_epoch": self.plan.steps_per_epoch,
             }
         )
+        if fresh:
+            self._tracker.artifact(self._folder.config)
+            self._tracker.artifact(Path(prepared) / "report.json", "data")
 
     def _resume(self, warn: Callable[[str], None]) -> Progress:
         newest = checkpoint.newest(self._folder.checkpoints, warn)
@@ -220,6 +223,13 @@ def _schedule(config: RunConfig, total: int) -> Schedule:
     optim = config.optim
     shape = next(s for s in SHAPES if s == optim.schedule)
     return Schedule(optim.lr, total, round(optim.warmup * total), shape, optim.final_lr)
+
+
+def _readable(config: RunConfig) -> str:
+    """The config as YAML for people and for MLflow, without the user and password an address may carry."""
+    plain = to_dict(config)
+    plain["tracking"]["uri"] = hide_url_users(config.tracking.uri)
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
 
 def start_records(tracker: Tracker, config: RunConfig, tags: dict[str, str]) -> None:

@@ -81,7 +81,6 @@ def plainly(folder: Path, lora: bool) -> tuple[torch.nn.Module, list[float]]:
     return model, losses
 
 
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
 def test_lora_on_every_linear_layer_equals_plain_peft_and_loads_there(folder: Path, tmp_path: Path) -> None:
     found = ours(folder, LORA, tmp_path / "adapter")
     model, expected = plainly(folder, lora=True)

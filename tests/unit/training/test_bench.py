@@ -1,0 +1,81 @@
+"""What a process keeps warm, and what it refuses before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from training_samples import World
+
+from ftcluster.config.compose import compose
+from ftcluster.config.schema import RunConfig
+from ftcluster.errors import DataError, ModelError
+from ftcluster.models.base import load_tokenizer
+from ftcluster.training.bench import Bench, prepare_data, tokenizer_id
+
+
+@pytest.fixture
+def config(world: World, home: Path) -> RunConfig:
+    return compose([*world.words(), f"home={home}"])
+
+
+def test_trials_of_one_base_share_an_engine_and_another_base_takes_its_place(config: RunConfig) -> None:
+    bench = Bench()
+    engine = bench.engine(config)
+    assert bench.engine(replace(config, seed=3, adapter=replace(config.adapter, rank=2))) is engine
+    other = bench.engine(replace(config, engine=replace(config.engine, precision="fp64")))
+    assert other is not engine
+    assert bench.engine(config) is not engine, "two bases at once may not fit"
+
+
+def test_every_slot_is_new() -> None:
+    bench = Bench()
+    assert len({bench.slot() for _ in range(5)}) == 5
+
+
+def test_prepared_data_is_found_again(config: RunConfig) -> None:
+    assert prepare_data(config).folder == prepare_data(replace(config, seed=99)).folder
+
+
+def test_an_unknown_target_is_refused_without_loading_weights(config: RunConfig) -> None:
+    wrong = replace(config, adapter=replace(config.adapter, targets=["q_prj"]))
+    with pytest.raises(ModelError, match="no linear layer called q_prj; did you mean q_proj"):
+        prepare_data(wrong)
+    prepare_data(replace(wrong, adapter=replace(wrong.adapter, kind="none")))
+
+
+def test_a_tokenizer_of_another_model_is_refused_without_loading_weights(
+    config: RunConfig, world: World, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(world.model, tmp_path / "model"))
+    (folder / "model.safetensors").write_bytes(b"never read")
+    prepare_data(replace(config, model=replace(config.model, path=str(folder))))
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens(["<|more|>"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match="the tokenizer has ids up to"):
+        prepare_data(replace(config, model=replace(config.model, path=str(folder))))
+
+
+def test_rows_that_cannot_be_used_are_refused_by_file_and_line(config: RunConfig, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    good = json.dumps({"question": "What?", "answer": "That."})
+    rows.write_text(f"{good}\nno json\n" + f"{good}\n" * 20)
+    with pytest.raises(DataError, match=r"rows\.jsonl:2"):
+        prepare_data(replace(config, data=replace(config.data, train=[str(rows)])))
+
+
+def test_the_tokenizers_identity_covers_its_files_and_its_template_but_no_weights(world: World, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(world.model, tmp_path / "model"))
+    first = tokenizer_id(folder)
+    assert first == tokenizer_id(world.model)
+    (folder / "model.safetensors").unlink()
+    assert tokenizer_id(folder) == first
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    changed = tokenizer_id(folder)
+    assert changed != first
+    (folder / "tokenizer.json").write_text("{}")
+    assert tokenizer_id(folder) not in (first, changed)
