@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from trainer_peer import Setting, run_ftcluster, run_trainer, set_up
 
 pytestmark = pytest.mark.slow

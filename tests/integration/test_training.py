@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow_server import Server
 from safetensors.torch import load_file, save_file
-from test_mlflow_projection import Server
 from training_samples import STEPS, World, curves, make_world
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
