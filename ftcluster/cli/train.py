@@ -92,6 +92,8 @@ def _show_plan(ready: Ready, as_json: bool) -> None:
 def _tell(result: TrainingResult, as_json: bool) -> None:
     from ftcluster.training.launch import home_option
 
+    for warning in result.warnings:
+        notices().print(f"warning: {warning}", markup=False, soft_wrap=True)
     row = result.row
     where = result.folder.adapter if result.folder.adapter.is_dir() else result.folder.model
     if as_json:

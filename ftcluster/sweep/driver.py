@@ -152,7 +152,8 @@ class Driver:
 
     def _start_host(self, resources: Resources) -> None:
         threads = max(1, int(resources.cpus))
-        host = self.cluster.start(len(self._hosts), resources, lambda: Worker(threads))
+        gpus = resources.gpus > 0
+        host = self.cluster.start(len(self._hosts), resources, lambda: Worker(threads, gpus=gpus))
         self._hosts.append(host)
         self._idle.append(host)
 
@@ -251,6 +252,8 @@ class Driver:
 
     def _settle(self, stretch: _Stretch, outcome: Outcome) -> None:
         name = stretch.trial.name
+        for warning in outcome.warnings:
+            self.view.note(f"{name}: {warning}")
         if outcome.error:
             self._end(self.ledger.get(name), RunState.FAILED, str(outcome.error))
         elif outcome.stopped:

@@ -35,11 +35,12 @@ from ftcluster.training.worker import Job, Outcome, Worker
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training ended; ``undelivered`` counts records MLflow does not have yet."""
+    """How a training ended; ``undelivered`` counts records MLflow does not have yet, ``warnings`` are for people."""
 
     row: RunRow
     folder: RunFolder
     undelivered: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def run_training(row: RunRow, ready: Ready, ledger: Ledger, observe: Callable[[P
         remedy = f"ftcluster train --resume {row.name}{home_option(home)}"
         saved = "and saved" if outcome.report else "at once; it goes on from its newest checkpoint"
         raise Interrupted(f"{row.name} was stopped {saved}", remedy=remedy)
-    return TrainingResult(ledger.get(row.name), folder, undelivered)
+    return TrainingResult(ledger.get(row.name), folder, undelivered, outcome.warnings)
 
 
 def home_option(home: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +42,21 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A report, or why there is none. ``stopped``: asked to stop, saved, and resumable."""
+    """A report, or why there is none. ``stopped``: asked to stop, saved, and resumable; ``warnings`` are for people."""
 
     report: TrialReport | None = None
     error: FtclusterError | None = None
     stopped: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 class Worker:
     """One trial at a time; ``peek`` and ``stop`` may be called from another thread meanwhile."""
 
-    def __init__(self, threads: int = 0) -> None:
+    def __init__(self, threads: int = 0, *, gpus: bool = True) -> None:
+        """``gpus=False``: a host that reserved none, on a node that may have some for others."""
         self._threads = threads
+        self._gpus = gpus
         self._bench = Bench()
         self._stop = threading.Event()
         self._progress: Progress | None = None
@@ -69,6 +72,8 @@ class Worker:
 
         try:
             config = from_dict(job.config)
+            if not self._gpus and config.engine.device == "auto":
+                config = replace(config, engine=replace(config.engine, device="cpu"))
             if threads := config.engine.threads or self._threads:
                 torch.set_num_threads(threads)
             with storing("the run", folder.path):
@@ -92,7 +97,10 @@ class Worker:
                 start_records(tracker, config, dict(job.tags))
             tracker.state(RunState.RUNNING)
 
+            warnings: list[str] = []
+
             def warn(text: str) -> None:
+                warnings.append(text)
                 tracker.tags({"ftcluster.warning": text})
 
             session = Session(
@@ -102,7 +110,7 @@ class Worker:
                 self._progress = session.progress
                 report = session.run(job.until)
                 short = report.step < min(job.until or session.plan.total, session.plan.total)
-            return Outcome(report=report, stopped=short)
+            return Outcome(report=report, stopped=short, warnings=tuple(warnings))
         finally:
             tracker.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -91,3 +92,17 @@ def test_an_embedded_cluster_listens_on_this_machine_only(cluster: Cluster) -> N
 def test_an_address_nobody_answers_at_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match=r"no Ray cluster at 127\.0\.0\.1:1: Connection refused"):
         Cluster("127.0.0.1:1")
+
+
+def test_fractions_of_logical_gpus_make_room_for_several_trials() -> None:
+    program = """
+import ray
+ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+from ftcluster.cluster.ray_cluster import Cluster, Resources
+with Cluster() as cluster:
+    assert cluster.resources(1, -1) == Resources(1, 1.0)
+    assert cluster.room(Resources(1, 0.5)) == 4
+    assert cluster.room(Resources(1, 1)) == 2
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -48,7 +48,7 @@ def test_an_answer_is_finished_only_if_it_stopped_by_itself(engine: LocalEngine)
     hook = always.register_forward_hook(lambda *args: args[2].index_fill(-1, torch.tensor([stop]), 1e6))
     try:
         assert engine.generate(BASE_SLOT, [ids], 3) == [[stop]]
-        (ended,) = answer(engine, BASE_SLOT, tokenizer, [asked("The quick")], 3)
+        (ended,) = answer(engine, BASE_SLOT, tokenizer, [asked("The quick")], 1)
     finally:
         hook.remove()
     assert (ended.text, ended.finished) == ("", True)

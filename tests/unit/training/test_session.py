@@ -212,6 +212,8 @@ def test_a_checkpoint_of_another_rank_is_refused_and_leaves_the_bench_as_it_was(
     train_in(tmp_path / "a", until=6)
     with pytest.raises(StoreError, match=r"the saved adapter has other tensors than this trial's\n  -> resume with"):
         train_in(tmp_path / "a", "adapter.rank=2", bench=bench)
+    engine = bench.engine(from_dict(yaml.safe_load((tmp_path / "a" / "run.yaml").read_text())))
+    assert not engine.base.model.peft_config, "the refused trial's adapter still hangs on the shared base"
     train_in(tmp_path / "b", bench=bench)
     assert result_bytes(tmp_path / "b") == result_bytes(oracle(undisturbed, train_in, "lora"))
 
