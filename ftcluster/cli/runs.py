@@ -14,7 +14,7 @@ from ftcluster.cli.arguments import Home, Json
 from ftcluster.cli.output import console, notices, print_json, table
 from ftcluster.config.environment import default_home
 from ftcluster.contracts.trial import RunState
-from ftcluster.errors import StoreError, TrackingError
+from ftcluster.errors import TrackingError
 from ftcluster.units import format_seconds
 
 if TYPE_CHECKING:
@@ -58,9 +58,10 @@ def list_runs(
       ftcluster runs my-sweep --state failed --state interrupted
     """
     from ftcluster.ledger.store import Ledger
+    from ftcluster.training.records import reap
 
     with Ledger.open(_place(home)) as ledger:
-        _reap(ledger)
+        reap(ledger)
         rows = _listed(ledger, reference)
         shown = [row for row in rows if not state or row.state in state]
         shown = shown[-limit:] if limit and not reference else shown
@@ -88,10 +89,11 @@ def show_run(
     """Everything about one run: state, folder, what its config changes, MLflow id, how to go on with it."""
     from ftcluster.contracts.folder import RunFolder
     from ftcluster.ledger.store import Ledger
+    from ftcluster.training.records import reap
 
     place = _place(home)
     with Ledger.open(place) as ledger:
-        _reap(ledger)
+        reap(ledger)
         row = ledger.find(reference)
         reports = ledger.reports(row.name) if row.kind != "sweep" else []
     now = time.time()
@@ -120,10 +122,11 @@ def show_run(
 def sync(home: Home = None, as_json: Json = False) -> None:
     """Deliver what MLflow is missing. Exit code 7 if it cannot be reached; nothing is lost then."""
     from ftcluster.ledger.store import Ledger
+    from ftcluster.training.records import reap
 
     place = _place(home)
     with Ledger.open(place) as ledger:
-        _reap(ledger)
+        reap(ledger)
         stores: dict[str, list[RunRow]] = {}
         for row in ledger.runs():
             stores.setdefault(_store(row, place), []).append(row)
@@ -170,20 +173,6 @@ def _store(row: RunRow, home: Path) -> str:
 
     config = row.config.get("base", {}) if row.kind == "sweep" else row.config
     return store_uri(home, config.get("tracking", {}).get("uri", ""))
-
-
-def _reap(ledger: Ledger) -> None:
-    """Runs whose process is gone are not running, here and in MLflow."""
-    from ftcluster.ledger.process import is_alive
-    from ftcluster.tracking.spool import SpoolTracker
-
-    for row in ledger.reap(is_alive):
-        try:
-            tracker = SpoolTracker(Path(row.folder))
-        except StoreError:  # its folder is gone or read-only: the ledger knows, which is what counts
-            continue
-        tracker.state(RunState.INTERRUPTED, row.reason)
-        tracker.close()
 
 
 def _listed(ledger: Ledger, reference: str) -> list[RunRow]:

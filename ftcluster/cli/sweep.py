@@ -88,10 +88,11 @@ def resume(
     from ftcluster.sweep.launch import stored_plan
     from ftcluster.training.records import reap
 
-    with Ledger.open(home or default_home()) as ledger, Bar("preparing data") as bar:
+    with Ledger.open(home or default_home()) as ledger:
         reap(ledger)
         row = ledger.find(name)
-        plan = stored_plan(row, bar.update)
+        with Bar("preparing data") as bar:
+            plan = stored_plan(row, bar.update)
         _drive(row, plan, ledger, as_json)
 
 
@@ -131,7 +132,10 @@ def _show_plan(plan: SweepPlan, as_json: bool) -> None:
 
 
 def _tell(result: SweepResult, plan: SweepPlan, as_json: bool) -> None:
+    from rich.markup import escape
+
     from ftcluster.sweep.view import in_words
+    from ftcluster.training.launch import home_option
 
     best, metric = result.best, plan.spec.metric
     if as_json:
@@ -141,9 +145,11 @@ def _tell(result: SweepResult, plan: SweepPlan, as_json: bool) -> None:
         ]
         print_json({"sweep": result.name, "best": best.name, "metrics": best.metrics, "trials": trials})
         return
-    console().print(
-        f"[bold green]best: {best.name}[/], {metric} {best.metrics[metric]:.4f}, {in_words(best.overrides)}"
-    )
+    at, settings = home_option(result.folder.parent), escape(in_words(best.overrides))
+    lines = [f"[bold green]best: {best.name}[/], {metric} {best.metrics[metric]:.4f}, {settings}"]
     if result.undelivered:
-        console().print(f"  {result.undelivered} records are not in MLflow yet; ftcluster runs sync delivers them")
-    console().print(f"  next: ftcluster compare {result.name}   ftcluster promote {result.name}   ftcluster ui")
+        lines.append(f"  {result.undelivered} records are not in MLflow yet; ftcluster runs sync{at} delivers them")
+    lines.append(
+        f"  next: ftcluster compare {result.name}{at}   ftcluster promote {result.name}{at}   ftcluster ui{at}"
+    )
+    console().print("\n".join(lines), soft_wrap=True)

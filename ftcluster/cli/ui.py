@@ -42,11 +42,12 @@ def ui(
     from ftcluster.config.compose import compose, resolve_home
     from ftcluster.config.environment import tracking_uri
     from ftcluster.tracking import mlflow_store
+    from ftcluster.tracking.redaction import hide_url_users
 
     config = compose(overrides or [], config_dir=config_dir)
     store = mlflow_store.tracking_uri(home or resolve_home(config), tracking_uri(config.tracking.uri))
     if store.startswith(("http://", "https://")):
-        console().print(f"MLflow is a server already: {store}", soft_wrap=True)
+        console().print(f"MLflow is a server already: {hide_url_users(store)}", soft_wrap=True)
         return
     if not port_is_free(port):
         raise UsageError(f"port {port} is taken by another program", remedy=f"ftcluster ui --port {port + 1}")

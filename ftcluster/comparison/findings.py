@@ -12,6 +12,7 @@ from typing import Any
 from ftcluster.contracts.evidence import TestRecord
 from ftcluster.contracts.trial import RunState
 from ftcluster.evaluation.bootstrap import Difference
+from ftcluster.tracking.redaction import hide_secrets
 
 Curve = tuple[tuple[int, float], ...]  # (optimizer step, value)
 
@@ -97,13 +98,13 @@ def ranked(contenders: list[Contender], direction: str) -> list[Contender]:
 
 
 def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys, without those that differ between any two runs and mean nothing."""
+    """Dotted keys, without secrets, and without keys that differ between any two runs and mean nothing."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
             found |= {f"{key}.{inner}": item for inner, item in flat_config(value).items()}
         elif key not in ("name", "home"):
-            found[key] = value
+            found[key] = hide_secrets(key, value)
     return found
 
 

@@ -21,6 +21,7 @@ from ftcluster.errors import ConfigError
 from ftcluster.units import Duration
 
 NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
+LONGEST_SWEEP_NAME = 55  # a number that sets it apart and its trials' numbers come behind it, within 63
 METRICS = MappingProxyType(
     {
         "eval/loss": "nats per trained token on the validation rows",
@@ -112,6 +113,11 @@ def check_sweep(sweep: SweepConfig, base: RunConfig) -> None:
     """
     values = _flat(sweep)
     problems = [*_name("name", sweep.name), *_in_range(values, _SWEEP_RANGES), *_among(values, SWEEP_CHOICES)]
+    if len(sweep.name) > LONGEST_SWEEP_NAME:
+        problems.append(
+            f"name={sweep.name} has {len(sweep.name)} characters; a sweep's name has at most {LONGEST_SWEEP_NAME}, "
+            "since its trials are named after it."
+        )
     problems += _duration("pruner.first", sweep.pruner.first)
     problems += _metric(sweep, base)
     if not sweep.space:

@@ -88,18 +88,28 @@ def _words(overrides: Sequence[str]) -> tuple[list[Word], list[str]]:
 
 
 def _space_keys(file: YamlFile, sweep: SweepConfig, config_dir: Path | None) -> Iterator[str]:
-    known = (*known_keys(RunConfig), *groups(config_dir))
+    options = groups(config_dir)
     for key in sweep.space:
-        if key not in known:
-            yield f"{file.place(f'space.{key}')}: space.{unknown_key(key, known)}"
+        if key in options:
+            yield f"{file.place(f'space.{key}')}: space.{_no_group(key)}"
+        elif key not in known_keys(RunConfig):
+            yield f"{file.place(f'space.{key}')}: space.{unknown_key(key, known_keys(RunConfig))}"
 
 
 def _unknown(word: Word, config_dir: Path | None) -> Iterator[str]:
-    known = (*dotted_keys(RunConfig), *groups(config_dir))
-    if word.key.split(".")[0] in ("space", "base"):
+    options = groups(config_dir)
+    known = (*dotted_keys(RunConfig), *options)
+    if word.sweep and word.key in options:
+        yield f"{word}: {_no_group(word.key)}"
+    elif word.key.split(".")[0] in ("space", "base"):
         yield f"{word}: write the key itself, such as optim.lr=choice(1e-3,1e-4), to change what is swept."
     elif word.key not in known and not word.key.startswith("data.columns."):
         yield unknown_key(word.key, (*known, *_SWEEP_KEYS))
+
+
+def _no_group(key: str) -> str:
+    example = next((known for known in known_keys(RunConfig) if known.startswith(f"{key}.")), "optim.lr")
+    return f"{key} is a group, chosen once for all trials; sweep single keys such as {example}."
 
 
 def _name_of(path: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ftcluster.config.checks import check, check_sweep
 from ftcluster.config.compose import compose, override
-from ftcluster.config.grammar import parse_space, split_overrides
+from ftcluster.config.grammar import Choice, Dimension, IntRange, parse_space, split_overrides
 from ftcluster.config.schema import RunConfig, SweepConfig
 from ftcluster.config.sweepfile import load_sweep
 from ftcluster.errors import ConfigError
@@ -98,12 +98,11 @@ def make_plan(spec: SweepConfig, base: RunConfig, *, progress: Callable[[int, in
     """Read the space, prepare the data, and count.
 
     Raises:
-        ConfigError: the space cannot be read, or has keys that are none.
+        ConfigError: the space cannot be read, or has keys or values that are none.
         DataError: the data cannot be used.
     """
     space = parse_space(spec.space)
-    first = {key: _first(dimension) for key, dimension in space.items()}
-    override(base, override_words(first))  # an unknown key in the space is told now, not by every trial
+    check_space(space, base)
     steps = plan(base, prepare_data(base, progress))
     points = size(space)
     return SweepPlan(
@@ -117,9 +116,29 @@ def make_plan(spec: SweepConfig, base: RunConfig, *, progress: Callable[[int, in
     )
 
 
-def _first(dimension: Any) -> Any:
-    values = getattr(dimension, "values", None)
-    return values[0] if values else dimension.low
+def check_space(space: Space, base: RunConfig) -> None:
+    """Refuse keys and types now that would make trials fail later.
+
+    Raises:
+        ConfigError: unknown keys, and values that a key cannot have; all of them.
+    """
+    problems: dict[str, None] = {}
+    for key, dimension in space.items():
+        for value in _samples(dimension):
+            try:
+                override(base, override_words({key: value}))
+            except ConfigError as error:
+                problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise ConfigError(list(problems), where="space")
+
+
+def _samples(dimension: Dimension) -> Sequence[Any]:
+    """All values of a choice; of a range or interval its low end, and for fractions one that is no whole number."""
+    if isinstance(dimension, Choice):
+        return dimension.values
+    whole = isinstance(dimension, IntRange) or dimension.integer
+    return (dimension.low,) if whole else (math.nextafter(dimension.low, dimension.high),)
 
 
 def _rungs(spec: SweepConfig, steps: Plan) -> tuple[int, ...]:

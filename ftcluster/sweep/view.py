@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from ftcluster.comparison.findings import short_names, value_text
 from ftcluster.contracts.trial import RunState
@@ -83,13 +84,13 @@ def table(lines: Sequence[TrialLine], overview: Overview) -> Table:
         colour = _COLOURS[line.state]
         made.add_row(
             line.name,
-            f"[{colour}]{line.state.value}[/]",
+            Text(line.state.value, colour),
             f"{line.step}/{line.total}",
             _number(line.loss),
             _number(line.metric),
             f"{line.tokens_per_s:,.0f}" if running and line.tokens_per_s else "-",
             format_seconds(line.eta_s) if running else "-",
-            line.note or line.overrides,
+            Text(line.note or line.overrides),  # a path in brackets must not be taken for markup
             style="dim" if line.state is RunState.PRUNED else "",
         )
     return made

@@ -35,8 +35,8 @@ def test_a_taken_port_is_refused_before_anything_starts(capsys: pytest.CaptureFi
 
 
 def test_a_configured_server_is_named_instead_of_started(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["ui", "tracking.uri=http://mlflow.example:5000"]) == 0
-    assert capsys.readouterr().out == "MLflow is a server already: http://mlflow.example:5000\n"
+    assert main(["ui", "tracking.uri=http://me:s3cret@mlflow.example:5000"]) == 0
+    assert capsys.readouterr().out == "MLflow is a server already: http://***@mlflow.example:5000\n"
 
 
 def test_a_server_that_cannot_start_says_why_and_exits_with_7(capfd: pytest.CaptureFixture[str]) -> None:

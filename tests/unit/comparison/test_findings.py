@@ -52,6 +52,15 @@ def test_names_and_homes_are_no_differences_of_config() -> None:
     assert flat_config({"name": "a", "home": "b", "optim": {"lr": 1.0, "name": "c"}}) == {"optim.lr": 1.0}
 
 
+def test_a_password_in_an_address_reaches_no_report() -> None:
+    config = {"tracking": {"uri": "postgresql://me:s3cret@db/x", "log_every": 1}, "evaluation": {"max_new_tokens": 64}}
+    assert flat_config(config) == {
+        "tracking.uri": "postgresql://***@db/x",
+        "tracking.log_every": 1,
+        "evaluation.max_new_tokens": 64,
+    }
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.00030000001, "0.0003"), (8, "8"), (True, "true"), (None, "null"), (["q_proj", "v_proj"], "q_proj, v_proj")],

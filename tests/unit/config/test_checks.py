@@ -204,6 +204,10 @@ def test_all_problems_come_at_once() -> None:
             {"name": "Größe"},
             "name=Größe must be lower-case letters, digits and hyphens, 63 at most, no hyphen first; for example gr-e.",
         ),
+        (
+            {"name": "a" * 56},
+            f"name={'a' * 56} has 56 characters; a sweep's name has at most 55, since its trials are named after it.",
+        ),
     ],
 )
 def test_a_sweep_that_cannot_be_judged_is_refused(fields: dict[str, object], sentence: str) -> None:

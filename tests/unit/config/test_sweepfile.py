@@ -17,7 +17,7 @@ base: [experiment=lora_sft]
 space:
   optim.lr: tag(log, interval(1e-5, 1e-2))
   adapter.rank: choice(4, 8)
-  adapter: [lora_all, lora_qv]
+  adapter.targets: [[q_proj], [q_proj, v_proj]]
 sampler: {name: grid}
 pruner:
   name: halving
@@ -51,7 +51,7 @@ def test_a_file_becomes_a_sweep_with_a_name_made_from_the_files(file: Path) -> N
         space={
             "optim.lr": "tag(log, interval(1e-5, 1e-2))",
             "adapter.rank": "choice(4, 8)",
-            "adapter": ["lora_all", "lora_qv"],
+            "adapter.targets": [["q_proj"], ["q_proj", "v_proj"]],
         },
         sampler=SamplerConfig(name="grid"),
         pruner=PrunerConfig(name="halving", first="20 steps"),
@@ -89,6 +89,16 @@ def test_wrong_keys_and_types_come_with_their_lines_all_at_once(tmp_path: Path) 
 def test_a_key_that_no_trial_has_is_named_with_its_line(tmp_path: Path) -> None:
     path = write(tmp_path, "space:\n  optim.rl: choice(1, 2)\n")
     assert refused(path) == [f"{path}:2: space.optim.rl is not a known key. Did you mean optim.lr or optim.clip?"]
+
+
+def test_a_group_is_chosen_once_and_not_swept(tmp_path: Path) -> None:
+    path = write(tmp_path, "space:\n  adapter: [lora_all, lora_qv]\n")
+    said = "is a group, chosen once for all trials; sweep single keys such as"
+    assert refused(path, "model=tiny,folder", "experiment=lora_sft,full_sft", "data=demo") == [
+        f"{path}:2: space.adapter {said} adapter.kind.",
+        f"model=tiny,folder: model {said} model.path.",
+        f"experiment=lora_sft,full_sft: experiment {said} optim.lr.",
+    ]
 
 
 def test_unknown_words_are_compared_with_keys_of_sweeps_and_runs(file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -144,9 +145,12 @@ def test_attention_without_documents_or_with_capped_scores_is_refused() -> None:
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("architecture", DECODERS)
-def test_decoders_of_attention_layers_pass_the_isolation_check(load: Load, architecture: str) -> None:
-    check_isolation(load(architecture), CPU)
+def test_decoders_of_attention_layers_pass_the_isolation_check_in_any_precision(
+    load: Load, architecture: str, dtype: torch.dtype
+) -> None:
+    check_isolation(copy.deepcopy(load(architecture)).to(dtype), CPU)
 
 
 @pytest.mark.parametrize(
