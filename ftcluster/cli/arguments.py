@@ -32,4 +32,8 @@ Home = Annotated[
     Path | None,
     typer.Option("--home", metavar="FOLDER", help="Ledger, runs, embedded MLflow; default FTCLUSTER_HOME, ./runs."),
 ]
+TakeOver = Annotated[
+    bool,
+    typer.Option("--take-over", help="Resume although its owner, on a host that cannot be asked, may still live."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables for people.")]

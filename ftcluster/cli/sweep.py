@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ftcluster.cli.arguments import ConfigDir, Home, Json, Overrides, SweepFile
+from ftcluster.cli.arguments import ConfigDir, Home, Json, Overrides, SweepFile, TakeOver
 from ftcluster.cli.output import console, notices, print_json, table
 from ftcluster.cli.progress import Bar, TrainingBar
 from ftcluster.config.environment import default_home
@@ -80,6 +80,7 @@ def run(
 @sweep.command("resume")
 def resume(
     name: Annotated[str, typer.Argument(metavar="SWEEP", help="Its name, or the beginning of it.")],
+    take_over: TakeOver = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -93,14 +94,14 @@ def resume(
         row = ledger.find(name)
         with Bar("preparing data") as bar:
             plan = stored_plan(row, bar.update)
-        _drive(row, plan, ledger, as_json)
+        _drive(row, plan, ledger, as_json, take_over=take_over)
 
 
-def _drive(row: RunRow, plan: SweepPlan, ledger: Ledger, as_json: bool) -> None:
+def _drive(row: RunRow, plan: SweepPlan, ledger: Ledger, as_json: bool, *, take_over: bool = False) -> None:
     from ftcluster.sweep.launch import run_sweep
 
     notices().print(f"[bold]{row.name}[/bold]: {_in_words(plan)}; {row.folder}")
-    _tell(run_sweep(row, plan, ledger, notices()), plan, as_json)
+    _tell(run_sweep(row, plan, ledger, notices(), take_over=take_over), plan, as_json)
 
 
 def _in_words(plan: SweepPlan) -> str:

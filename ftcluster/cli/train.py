@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 
-from ftcluster.cli.arguments import ConfigDir, Home, Json, Overrides
+from ftcluster.cli.arguments import ConfigDir, Home, Json, Overrides, TakeOver
 from ftcluster.cli.output import console, notices, print_json
 from ftcluster.cli.progress import Bar, TrainingBar
-from ftcluster.config.compose import compose, override, resolve_home, to_dict
+from ftcluster.config.compose import compose, resolve_home, to_dict
 from ftcluster.config.environment import default_home
+from ftcluster.errors import UsageError
 
 if TYPE_CHECKING:
     from ftcluster.training.launch import Ready, TrainingResult
@@ -26,6 +27,7 @@ def train(
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped or failed.")
     ] = None,
+    take_over: TakeOver = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -46,8 +48,11 @@ def train(
 
     words = [*(overrides or []), *([f"home={home}"] if home else [])]
     if resume:
+        if overrides:
+            problem = "a resumed run keeps the config it was started with"
+            raise UsageError(problem, where=overrides[0], remedy="leave the words away, or start a new run with them")
         with Ledger.open(home or default_home()) as ledger:
-            config = override(stored_config(ledger.find(resume)), overrides or [])
+            config = stored_config(ledger.find(resume))
     else:
         config = compose(words, config_dir=config_dir)
     with TrainingBar() as bar:
@@ -62,7 +67,9 @@ def train(
         row = ledger.find(resume) if resume else register(ready, ledger, _experiment(words))
         notices().print(f"[bold]{row.name}[/bold]: {ready.plan.total} steps, {row.folder}")
         with TrainingBar() as training:
-            result = run_training(row, ready, ledger, lambda progress: training.observe(progress, ready.plan.total))
+            result = run_training(
+                row, ready, ledger, lambda progress: training.observe(progress, ready.plan.total), take_over=take_over
+            )
     _tell(result, as_json)
 
 

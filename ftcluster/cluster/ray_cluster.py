@@ -96,11 +96,9 @@ class Host:
         """Ask the running job to save and return."""
         self._actor.stop.remote()
 
-    def pid(self) -> int:
-        """Process id on its node."""
-        import ray
-
-        return int(ray.get(self._actor.pid.remote()))
+    def placed(self) -> Any:
+        """A handle that ends, with the process id on its node, once the host has found a place and started."""
+        return self._actor.pid.remote()
 
     def kill(self) -> None:
         """End the host's process and free what it reserved."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 
 class RunState(StrEnum):
@@ -32,16 +31,6 @@ class RunState(StrEnum):
 
 
 @dataclass(frozen=True)
-class TrialSpec:
-    """One point of a sweep: ``overrides`` are what differs, ``config`` is the whole resolved config."""
-
-    name: str  # unique; ^[a-z0-9][a-z0-9-]{0,62}$
-    number: int
-    overrides: Mapping[str, Any]
-    config: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class TrialReport:
     """What a trial says at a rung (or at its end): held-out metrics at one step."""
 
@@ -50,6 +39,3 @@ class TrialReport:
     metrics: Mapping[str, float]
     tokens: int = 0  # tokens read by training so far
     seconds: float = 0.0  # training time so far, evaluation and saving left out
-    finished: bool = False  # the whole budget was trained
-    checkpoint: str = ""  # folder that resumes from here
-    extra: Mapping[str, Any] = field(default_factory=dict)

@@ -165,6 +165,11 @@ class Ledger:
         with self._writing() as connection:
             return self._change(connection, self._existing(connection, name), state, reason, **changes)
 
+    def remember_mlflow(self, name: str, run_id: str) -> None:
+        """Write down under which id MLflow knows a run; nothing else of it is touched."""
+        with self._writing() as connection:
+            connection.execute(schema.runs.update().where(_RUNS.name == name).values(mlflow_run_id=run_id))
+
     def reopen(self, name: str) -> RunRow:
         """Put a failed run back among the waiting ones, to be tried again.
 
@@ -190,11 +195,16 @@ class Ledger:
             held = row.state in _HELD and row.owner is not None and row.owner != owner
             if held and row.owner is not None and is_alive(row.owner) is not False:
                 remedy = f"wait for it, or stop it on {row.owner.host} with: kill {row.owner.pid}"
+                if is_alive(row.owner) is None:
+                    remedy += "; if that host is gone for good, resume with --take-over"
                 raise StoreError(f"{name} is being run by {row.owner}", where=self.place, remedy=remedy)
             return self._change(connection, row, RunState.RUNNING, "", owner=owner)
 
-    def reap(self, is_alive: Liveness) -> list[RunRow]:
-        """Mark runs interrupted whose process is gone; a run without owner has that of its parent."""
+    def reap(self, is_alive: Liveness, tell: Callable[[RunRow, str], bool] = lambda *_: True) -> list[RunRow]:
+        """Mark runs interrupted whose process is gone; a run without owner has that of its parent.
+
+        ``tell`` gets each such run and the reason before it is marked; False leaves it for the next reaper.
+        """
         with self._writing() as connection:
             held = connection.execute(sa.select(schema.runs).where(_RUNS.state.in_(_HELD)))
             reaped = []
@@ -202,6 +212,8 @@ class Ledger:
                 owner = row.owner or (row.parent and self._existing(connection, row.parent).owner)
                 if owner and is_alive(owner) is False:
                     reason = f"{owner} ended without a word"
+                    if not tell(row, reason):
+                        continue
                     reaped.append(self._change(connection, row, RunState.INTERRUPTED, reason))
             return reaped
 

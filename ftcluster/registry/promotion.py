@@ -82,7 +82,7 @@ def carry_out(
     if refused := gates.refusals(case.gates, forced=bool(force)):
         raise _refusal(case, refused)
     registry = Registry(case.uri, before_write)
-    known = {"model": case.model, "alias": case.alias, "run": case.run.name, "uri": case.uri}
+    known = {"model": case.model, "alias": case.alias, "run": case.run.name, "uri": hide_url_users(case.uri)}
     base = case.config.model.path
     if case.is_champion and case.champion:
         number = case.champion.number

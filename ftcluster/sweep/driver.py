@@ -11,14 +11,16 @@ no decisions (``halving``, ``study``), no training.
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ftcluster.cluster.ray_cluster import Cluster, Host, HostLostError, Resources
+from ftcluster.cluster.ray_cluster import Cluster, Host, HostLostError
 from ftcluster.config.compose import from_dict, to_dict
 from ftcluster.config.identity import identity
 from ftcluster.config.schema import RunConfig
@@ -29,6 +31,7 @@ from ftcluster.errors import FtclusterError, StoreError
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.sweep.halving import decide
+from ftcluster.sweep.hosts import HostPool
 from ftcluster.sweep.plan import SweepPlan
 from ftcluster.sweep.space import override_words
 from ftcluster.sweep.study import Observation, propose
@@ -40,6 +43,7 @@ from ftcluster.training.worker import Job, Outcome, Worker
 
 RETRIES = 2  # of a stretch whose host was lost
 _TICK = 0.25  # seconds between looks at running trials
+_PATIENCE = 60.0  # seconds running trials have to save when everything is put away
 
 
 @dataclass
@@ -65,43 +69,50 @@ class Driver:
     view: View
     clock: Callable[[], float] = time.monotonic
     stopping: Callable[[], bool] = lambda: False
-    _hosts: list[Host] = field(default_factory=list)
-    _idle: list[Host] = field(default_factory=list)
     _running: list[_Stretch] = field(default_factory=list)
     _lost: Counter[str] = field(default_factory=Counter)
+    _changed: bool = True  # something ended or was proposed since the last decision
     _exhausted: bool = False
+    _broken: StoreError | None = None
     _promoted: dict[int, int] = field(default_factory=dict)  # trial number -> rung it may train to
     _totals: dict[str, int] = field(default_factory=dict)
     _prepared: dict[str, PreparedData] = field(default_factory=dict)
     _started: float = 0.0
+    _steps_before: int = 0  # trained by an earlier driver of this sweep
 
     def run(self) -> None:
         """Returns when every trial has ended, or everything running was saved after ``stop``.
 
         Raises:
             UsageError: a trial is larger than every node.
+            StoreError: a disk is full or gone; everything running was put away and can be resumed.
         """
         self._started = self.clock()
+        self._steps_before = sum(trial.step for trial in self._trials())
         resources = self.cluster.resources(self.plan.base.cluster.cpus, self.plan.base.cluster.gpus)
-        room = self.cluster.room(resources)
-        wanted = min(room, self.plan.trials, self.plan.base.cluster.max_trials or room)
-        try:
-            for _ in range(wanted):
-                self._start_host(resources)
-            while not self.stopping():
+        threads, gpus = max(1, int(resources.cpus)), resources.gpus > 0
+        most = min(self.plan.trials, self.plan.base.cluster.max_trials or self.plan.trials)
+        with HostPool(self.cluster, resources, most, lambda: Worker(threads, gpus=gpus)) as hosts:
+            while not self.stopping() and not self._broken:
                 self._decide()
-                while self._idle and self._start_next():
+                while hosts.idle and self._start_next(hosts):
                     pass
-                if not self._running:
-                    break
-                self._collect(resources)
                 self._show()
-            if self._running:
-                self._put_away(resources)
+                if self._over(hosts):
+                    break
+                self._collect(hosts)
+            self._put_away(hosts)
             self._show()
-        finally:
-            for host in self._hosts:
-                host.kill()
+        if self._broken:
+            raise self._broken
+
+    def _over(self, hosts: HostPool) -> bool:
+        """Nothing runs, and an idle host found nothing to do: whatever is left waits for nothing that could come."""
+        if self._running:
+            return False
+        trials = self._trials()
+        complete = self._exhausted or len(trials) == self.plan.trials
+        return bool(hosts.idle) or (complete and all(trial.state.ended for trial in trials))
 
     # Facts from the ledger ---------------------------------------------------------------------------------------
 
@@ -119,6 +130,9 @@ class Driver:
 
     def _decide(self) -> None:
         """Write down what is certain by now; idempotent."""
+        if not self._changed:
+            return
+        self._changed = False
         trials = self._trials()
         failed = {t.number for t in trials if t.state in (RunState.FAILED, RunState.KILLED)}
         count = len(trials) if self._exhausted else self.plan.trials
@@ -147,17 +161,12 @@ class Driver:
         finally:
             tracker.close()
         self.ledger.set_state(trial.name, state, reason=reason)
+        if state in (RunState.FINISHED, RunState.PRUNED):  # its result is kept; nothing can resume it
+            shutil.rmtree(folder.checkpoints, ignore_errors=True)
 
     # Starting ----------------------------------------------------------------------------------------------------
 
-    def _start_host(self, resources: Resources) -> None:
-        threads = max(1, int(resources.cpus))
-        gpus = resources.gpus > 0
-        host = self.cluster.start(len(self._hosts), resources, lambda: Worker(threads, gpus=gpus))
-        self._hosts.append(host)
-        self._idle.append(host)
-
-    def _start_next(self) -> bool:
+    def _start_next(self, hosts: HostPool) -> bool:
         """Put one more trial on an idle host; False when none can start now."""
         trials = self._trials()
         values = self._values()
@@ -167,12 +176,12 @@ class Driver:
         due = [t for t in ready if reached[t.number] == 0 or self._promoted.get(t.number) == reached[t.number]]
         if due:
             trial = max(due, key=lambda t: (reached[t.number], -t.number))
-            return self._launch(trial, reached[trial.number])
+            return self._launch(trial, reached[trial.number], hosts)
         if len(trials) < self.plan.trials and not self._exhausted:
-            return self._propose(trials, values)
+            return self._propose(trials, values, hosts)
         return False
 
-    def _propose(self, trials: list[RunRow], values: Mapping[int, Mapping[int, float]]) -> bool:
+    def _propose(self, trials: list[RunRow], values: Mapping[int, Mapping[int, float]], hosts: HostPool) -> bool:
         history = [Observation(t.number, t.overrides, t.state, *_latest(values.get(t.number, {}))) for t in trials]
         number = len(trials)
         spec = self.plan.spec
@@ -185,7 +194,7 @@ class Driver:
             history=history,
         )
         if point is None:
-            self._exhausted = True
+            self._exhausted = self._changed = True
             self._decide()
             return True  # fewer trials than planned: promotions may be possible now
         name = self.plan.trial_name(number)
@@ -207,19 +216,21 @@ class Driver:
         self.ledger.add(trial)
         if problem:
             self._end(trial, RunState.FAILED, problem)
+            self._changed = True
             return True
-        return self._launch(trial, 0)
+        return self._launch(trial, 0, hosts)
 
-    def _launch(self, trial: RunRow, rung: int) -> bool:
+    def _launch(self, trial: RunRow, rung: int, hosts: HostPool) -> bool:
         try:
             config, prepared, total = self._opened(trial)
         except FtclusterError as error:
             self._end(trial, RunState.FAILED, str(error))
+            self._changed = True
             return True
         until = self.plan.until(rung, total)
         tags = {**self.tags, "ftcluster.sweep": self.plan.name, "ftcluster.identity": trial.identity}
         self.ledger.set_state(trial.name, RunState.RUNNING)
-        host = self._idle.pop(0)
+        host = hosts.idle.pop(0)
         job = host.submit(Job(to_dict(config), trial.folder, prepared, until, tags))
         self._running.append(_Stretch(trial, rung, until, host, job))
         return True
@@ -236,37 +247,40 @@ class Driver:
 
     # Finishing ---------------------------------------------------------------------------------------------------
 
-    def _collect(self, resources: Resources) -> None:
-        ended = self.cluster.wait([s.job for s in self._running], _TICK)
+    def _collect(self, hosts: HostPool) -> None:
+        ended = hosts.wait([s.job for s in self._running], _TICK)
         for stretch in [s for s in self._running if s.job in ended]:
             self._running.remove(stretch)
+            self._changed = True
             try:
                 outcome: Outcome = self.cluster.result(stretch.job)
             except HostLostError as error:
-                self._hosts.remove(stretch.host)
+                hosts.replace(stretch.host)
                 self._retry(stretch, error)
-                self._start_host(resources)
                 continue
-            self._idle.append(stretch.host)
+            hosts.idle.append(stretch.host)
             self._settle(stretch, outcome)
 
     def _settle(self, stretch: _Stretch, outcome: Outcome) -> None:
-        name = stretch.trial.name
+        trial = self.ledger.get(stretch.trial.name)
         for warning in outcome.warnings:
-            self.view.note(f"{name}: {warning}")
-        if outcome.error:
-            self._end(self.ledger.get(name), RunState.FAILED, str(outcome.error))
+            self.view.note(f"{trial.name}: {warning}")
+        if isinstance(outcome.error, StoreError):  # no fault of the trial's: it goes on when the disk does
+            self._broken = outcome.error
+            self._interrupt(trial, outcome.error.message)
+        elif outcome.error:
+            self._end(trial, RunState.FAILED, str(outcome.error))
         elif outcome.stopped:
-            self._interrupt(self.ledger.get(name))
+            self._interrupt(trial, "stopped by the user")
         else:
             assert outcome.report is not None
             if self.plan.spec.metric not in outcome.report.metrics:
                 known = ", ".join(sorted(outcome.report.metrics))
                 reason = f"it reported no {self.plan.spec.metric}, only {known}"
-                self._end(self.ledger.get(name), RunState.FAILED, reason)
+                self._end(trial, RunState.FAILED, reason)
                 return
             self.ledger.record(outcome.report, stretch.rung)
-            self.ledger.set_state(name, RunState.PAUSED)
+            self.ledger.set_state(trial.name, RunState.PAUSED)
 
     def _retry(self, stretch: _Stretch, error: HostLostError) -> None:
         self._lost[stretch.trial.name] += 1
@@ -277,29 +291,30 @@ class Driver:
             self.view.note(f"{trial.name}: {error.message}; it goes on from its newest checkpoint on another host")
             self.ledger.set_state(trial.name, RunState.INTERRUPTED, reason=error.message)
 
-    def _interrupt(self, trial: RunRow) -> None:
-        tracker = SpoolTracker(Path(trial.folder))
+    def _interrupt(self, trial: RunRow, reason: str) -> None:
+        """Records first; where they cannot be written the trial stays as it is, for the next command to find."""
         try:
-            tracker.state(RunState.INTERRUPTED, "stopped by the user")
-        finally:
-            tracker.close()
-        self.ledger.set_state(trial.name, RunState.INTERRUPTED, reason="stopped by the user")
+            with closing(SpoolTracker(Path(trial.folder))) as tracker:
+                tracker.state(RunState.INTERRUPTED, reason)
+        except StoreError as error:
+            self.view.note(str(error))
+        else:
+            self.ledger.set_state(trial.name, RunState.INTERRUPTED, reason=reason)
 
-    def _put_away(self, resources: Resources) -> None:
+    def _put_away(self, hosts: HostPool) -> None:
         """Let running trials save and return, at most for a minute; paused ones are saved already."""
+        if not self._running and not self.stopping() and not self._broken:
+            return
         for stretch in self._running:
             stretch.host.stop()
-        deadline = self.clock() + 60
+        deadline = self.clock() + _PATIENCE
         while self._running and self.clock() < deadline:
-            self._collect(resources)
+            self._collect(hosts)
         for stretch in self._running:
             stretch.host.kill()
         for trial in self._trials():
             if trial.state in (RunState.RUNNING, RunState.PAUSED):
-                try:
-                    self._interrupt(trial)
-                except StoreError as error:
-                    self.view.note(str(error))
+                self._interrupt(trial, "stopped by the user" if not self._broken else self._broken.message)
 
     # Showing -----------------------------------------------------------------------------------------------------
 
@@ -313,7 +328,7 @@ class Driver:
         ended = sum(trial.state.ended for trial in trials)
         elapsed = self.clock() - self._started
         steps = sum(line.step for line in lines)
-        rate = steps / elapsed if elapsed > 0 else 0.0
+        rate = (steps - self._steps_before) / elapsed if elapsed > 0 else 0.0
         left = max(self.plan.steps_at_most - steps, 0) / rate if rate else math.nan
         if ended == self.plan.trials:
             left = 0.0

@@ -6,6 +6,7 @@ Owns the effects around the driver; the driver itself knows no signals, no MLflo
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from ftcluster.config.environment import ray_address
 from ftcluster.config.schema import SweepConfig
 from ftcluster.config.values import build
 from ftcluster.contracts.trial import RunState
-from ftcluster.errors import Interrupted, TrialError, UsageError
-from ftcluster.ledger.process import is_alive, this_process
+from ftcluster.errors import Interrupted, StoreError, TrialError, UsageError
+from ftcluster.ledger.process import this_process
 from ftcluster.ledger.ranking import best_trial
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
@@ -30,7 +31,7 @@ from ftcluster.tracking.projector import Projector
 from ftcluster.tracking.service import ProjectorThread
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.launch import home_option
-from ftcluster.training.records import remember_ids, store_uri, to_project
+from ftcluster.training.records import owner_check, remember_ids, store_uri, to_project
 from ftcluster.training.signals import stop_signals
 
 
@@ -48,7 +49,7 @@ class SweepResult:
 def register(plan: SweepPlan, ledger: Ledger) -> RunRow:
     """Write a new sweep into the ledger; its name gets a number if it is taken."""
     home = resolve_home(plan.base)
-    config = {"spec": to_dict(plan.spec), "base": to_dict(plan.base)}
+    config = {"spec": to_dict(plan.spec), "base": to_dict(plan.base), "prepared": plan.prepared}
     return ledger.add_with_free_name(
         plan.name, lambda name: RunRow(name=name, kind="sweep", folder=str(home / name), config=config)
     )
@@ -58,12 +59,17 @@ def stored_plan(row: RunRow, progress: Callable[[int, int], None] | None = None)
     """The plan of a sweep in the ledger, for resuming it.
 
     Raises:
-        UsageError: the run is no sweep.
+        UsageError: the run is no sweep, or its data is no longer what it was.
     """
     if row.kind != "sweep":
         raise UsageError(f"{row.name} is a {row.kind}, not a sweep", remedy="`ftcluster runs` lists sweeps")
     spec: SweepConfig = build(SweepConfig, dict(row.config["spec"]))
     plan = make_plan(spec, from_dict(row.config["base"]), progress=progress)
+    if plan.prepared != row.config["prepared"]:
+        raise UsageError(
+            f"the data or the tokenizer of {row.name} changed since it started",
+            remedy="put back what was changed and resume, or start a new sweep",
+        )
     return named(plan, row.name)
 
 
@@ -72,60 +78,82 @@ def named(plan: SweepPlan, name: str) -> SweepPlan:
     return replace(plan, name=name)
 
 
-def run_sweep(row: RunRow, plan: SweepPlan, ledger: Ledger, console: Console) -> SweepResult:
-    """Drive a registered sweep to its end.
+def run_sweep(
+    row: RunRow, plan: SweepPlan, ledger: Ledger, console: Console, *, take_over: bool = False
+) -> SweepResult:
+    """Drive a registered sweep to its end. ``take_over``: from an owner on a host that cannot be asked.
 
     Raises:
-        StoreError: another driver has this sweep.
+        StoreError: another driver has this sweep, or a disk is full; what was saved can be resumed.
         Interrupted: stopped by a signal; everything was saved and can be resumed.
         TrialError: no trial finished.
     """
     plan = named(plan, row.name)
-    home, folder = resolve_home(plan.base), Path(row.folder)
+    home = resolve_home(plan.base)
     if row.state is RunState.FAILED:
         ledger.reopen(row.name)
-    ledger.claim(row.name, this_process(), is_alive)
+    ledger.claim(row.name, this_process(), owner_check(take_over=take_over))
     uri = store_uri(home, plan.base.tracking.uri)
-    files = [Path(p) for p in (*plan.base.data.train, *plan.base.data.validation, *plan.base.data.test)]
-    tags = lineage(files)
-    own = SpoolTracker(folder)
     thread = ProjectorThread(
         Projector(uri, home), lambda: [to_project(r) for r in (row, *ledger.runs(parent=row.name))]
     )
     end, reason = RunState.FAILED, "the driver failed; see its output"
     try:
-        own.params({"sweep": to_dict(plan.spec)})
-        own.tags({**tags, "ftcluster.rungs": ", ".join(map(str, plan.rungs))})
-        own.state(RunState.RUNNING)
-        thread.start()
-        with Cluster(ray_address(plan.base.cluster.address)) as cluster, View(console) as view, stop_signals() as stop:
-            Driver(plan, ledger, cluster, folder, tags, view, stopping=stop.is_set).run()
-        trials = ledger.runs(parent=row.name)
-        end, reason = _verdict(trials, plan, stop.is_set())
-        _summarise(own, trials, plan)
+        end, reason = _drive(row, plan, ledger, console, thread)
+    except KeyboardInterrupt:  # while Ray was starting, or a second time
+        end, reason = RunState.INTERRUPTED, "stopped by the user"
+    except StoreError as error:
+        end, reason = RunState.INTERRUPTED, error.message
+        error.remedy += f"; then: ftcluster sweep resume {row.name}{home_option(home)}"
+        raise
     finally:
-        ledger.set_state(row.name, end, reason=reason, metrics=_best_metrics(ledger, plan))
-        own.state(end, reason)
-        own.flush()
-        own.close()
-        undelivered = thread.stop()
-        remember_ids(ledger, (row, *ledger.runs(parent=row.name)), uri)
+        try:
+            _close(row, plan, ledger, end, reason)
+        finally:
+            undelivered = thread.stop()
+            remember_ids(ledger, (row, *ledger.runs(parent=row.name)), uri)
     if end is RunState.INTERRUPTED:
         remedy = f"ftcluster sweep resume {row.name}{home_option(home)}"
         raise Interrupted(f"{row.name} was stopped; its trials are saved", remedy=remedy)
+    trials = ledger.runs(parent=row.name)
     best = _best(trials, plan)
     if best is None:
         raise TrialError(f"no trial of {row.name} finished: {reason}", remedy=f"ftcluster runs {row.name}")
-    return SweepResult(row.name, folder, best, trials, undelivered)
+    return SweepResult(row.name, Path(row.folder), best, trials, undelivered)
+
+
+def _drive(
+    row: RunRow, plan: SweepPlan, ledger: Ledger, console: Console, thread: ProjectorThread
+) -> tuple[RunState, str]:
+    """Run the driver; returns how the sweep ended and why."""
+    data = plan.base.data
+    tags = lineage([Path(p) for p in (*data.train, *data.validation, *data.test)])
+    with closing(SpoolTracker(Path(row.folder))) as own:
+        own.params({"sweep": to_dict(plan.spec)})
+        own.tags({**tags, "ftcluster.rungs": ", ".join(map(str, plan.rungs))})
+        own.state(RunState.RUNNING)
+    thread.start()
+    # The cluster comes before the signals: Ray sets a handler of its own for SIGTERM.
+    with Cluster(ray_address(plan.base.cluster.address)) as cluster, View(console) as view, stop_signals() as stop:
+        Driver(plan, ledger, cluster, Path(row.folder), tags, view, stopping=stop.is_set).run()
+        return _verdict(ledger.runs(parent=row.name), plan, stop.is_set())
+
+
+def _close(row: RunRow, plan: SweepPlan, ledger: Ledger, end: RunState, reason: str) -> None:
+    """Tell the spool, then the ledger, how the sweep ended; the ledger also where the spool cannot be written."""
+    trials = ledger.runs(parent=row.name)
+    try:
+        with closing(SpoolTracker(Path(row.folder))) as own:
+            _summarise(own, trials, plan)
+            own.state(end, reason)
+            own.flush()
+    finally:
+        best = _best(trials, plan)
+        ledger.set_state(row.name, end, reason=reason, metrics=dict(best.metrics) if best else {})
 
 
 def _best(trials: list[RunRow], plan: SweepPlan) -> RunRow | None:
     return best_trial(trials, plan.spec.metric, plan.spec.direction)
-
-
-def _best_metrics(ledger: Ledger, plan: SweepPlan) -> dict[str, float]:
-    best = _best(ledger.runs(parent=plan.name), plan)
-    return dict(best.metrics) if best else {}
 
 
 def _verdict(trials: list[RunRow], plan: SweepPlan, stopped: bool) -> tuple[RunState, str]:

@@ -35,6 +35,7 @@ class SweepPlan:
     trials: int
     rungs: tuple[int, ...]  # optimizer steps of the base config at which trials are judged; the last is the end
     steps: Plan  # of the base config
+    prepared: str  # hash of the base config's prepared data
 
     @property
     def eta(self) -> int:
@@ -103,7 +104,8 @@ def make_plan(spec: SweepConfig, base: RunConfig, *, progress: Callable[[int, in
     """
     space = parse_space(spec.space)
     check_space(space, base)
-    steps = plan(base, prepare_data(base, progress))
+    data = prepare_data(base, progress)
+    steps = plan(base, data)
     points = size(space)
     return SweepPlan(
         name=spec.name,
@@ -113,6 +115,7 @@ def make_plan(spec: SweepConfig, base: RunConfig, *, progress: Callable[[int, in
         trials=spec.budget.trials if points is None else min(spec.budget.trials, points),
         rungs=_rungs(spec, steps),
         steps=steps,
+        prepared=data.folder.name,
     )
 
 

@@ -18,7 +18,7 @@ from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState
 from ftcluster.errors import ConfigError, Interrupted, UsageError
-from ftcluster.ledger.process import is_alive, this_process
+from ftcluster.ledger.process import this_process
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.tracking.lineage import lineage
@@ -27,7 +27,7 @@ from ftcluster.tracking.service import ProjectorThread
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.bench import prepare_data
 from ftcluster.training.loop import Progress
-from ftcluster.training.records import remember_ids, store_uri, to_project
+from ftcluster.training.records import owner_check, remember_ids, store_uri, to_project
 from ftcluster.training.session import Plan, plan
 from ftcluster.training.signals import stop_signals
 from ftcluster.training.worker import Job, Outcome, Worker
@@ -101,8 +101,12 @@ def stored_config(row: RunRow) -> RunConfig:
     return from_dict(row.config)
 
 
-def run_training(row: RunRow, ready: Ready, ledger: Ledger, observe: Callable[[Progress], None]) -> TrainingResult:
+def run_training(
+    row: RunRow, ready: Ready, ledger: Ledger, observe: Callable[[Progress], None], *, take_over: bool = False
+) -> TrainingResult:
     """Train a registered run from its newest checkpoint to its end.
+
+    ``take_over``: also if its owner is on a host that cannot be asked.
 
     Raises:
         StoreError: another process runs it.
@@ -117,7 +121,7 @@ def run_training(row: RunRow, ready: Ready, ledger: Ledger, observe: Callable[[P
     thread = ProjectorThread(Projector(uri, home), lambda: [to_project(row)])
     files = [Path(p) for p in (*config.data.train, *config.data.validation, *config.data.test)]
     tags = {**lineage(files), "ftcluster.identity": row.identity}
-    ledger.claim(row.name, this_process(), is_alive)
+    ledger.claim(row.name, this_process(), owner_check(take_over=take_over))
     outcome = Outcome(stopped=True)
     try:
         thread.start()

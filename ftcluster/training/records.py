@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 
 from ftcluster.config.environment import tracking_uri as chosen_uri
+from ftcluster.contracts.trial import RunState
 from ftcluster.errors import StoreError
-from ftcluster.ledger.process import is_alive
+from ftcluster.ledger.process import Owner, is_alive
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.tracking.bookmark import read_bookmark
@@ -39,17 +40,27 @@ def remember_ids(ledger: Ledger, rows: Iterable[RunRow], uri: str) -> None:
     for row in rows:
         bookmark = read_bookmark(Path(row.folder), hide_url_users(uri))
         if bookmark and bookmark.run_id != row.mlflow_run_id:
-            ledger.set_state(row.name, ledger.get(row.name).state, mlflow_run_id=bookmark.run_id)
+            ledger.remember_mlflow(row.name, bookmark.run_id)
 
 
 def reap(ledger: Ledger) -> list[RunRow]:
-    """Mark runs whose process is gone as interrupted, here and for MLflow: nothing stays RUNNING for ever."""
-    reaped = ledger.reap(is_alive)
-    for row in reaped:
-        # A trial's host may outlive its driver by a moment and still hold the spool; the next reaper gets it.
-        with suppress(StoreError), closing(SpoolTracker(Path(row.folder))) as tracker:
-            tracker.state(row.state, row.reason)
-    return reaped
+    """Mark runs whose process is gone as interrupted, for MLflow first: nothing stays RUNNING for ever."""
+
+    def tell(row: RunRow, reason: str) -> bool:
+        # A trial's host may outlive its driver by a moment and still hold the spool: the next reaper's then.
+        try:
+            with closing(SpoolTracker(Path(row.folder))) as tracker:
+                tracker.state(RunState.INTERRUPTED, reason)
+        except StoreError:
+            return False
+        return True
+
+    return ledger.reap(is_alive, tell)
+
+
+def owner_check(*, take_over: bool) -> Callable[[Owner], bool | None]:
+    """Whether a run's owner lives; ``take_over``: one on a host nobody can ask counts as gone."""
+    return (lambda owner: bool(is_alive(owner))) if take_over else is_alive
 
 
 def deliver(ledger: Ledger, rows: Iterable[RunRow], home: Path, uri: str) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,6 @@ class Session:
             metrics=dict(self.progress.metrics or {}),
             tokens=self.progress.tokens,
             seconds=self.progress.seconds,
-            finished=finished,
-            checkpoint=str(self._folder.checkpoints / checkpoint.name_of(self.progress.step)),
         )
 
     def _write_start(self, prepared: str) -> None:
@@ -171,6 +170,7 @@ class Session:
         self._engine.load(self._slot, newest)
         return Progress(**json.loads((newest / PROGRESS).read_text()))
 
+    @cached_property
     def _questions(self) -> list[HeldOut]:
         asked = [q for q in self._data.held_out("validation") if q.messages]
         return asked[: self._config.evaluation.generate]
@@ -191,7 +191,7 @@ class Session:
         settings, held_out = self._config.evaluation, self._data.validation
         rows = range(min(settings.max_rows or len(held_out), len(held_out)))
         metrics = loss_metrics(document_losses(self._engine, self._slot, held_out, rows))
-        if settings.generate and (questions := self._questions()):
+        if settings.generate and (questions := self._questions):
             tokenizer = tokenizer_of(self._config.model.path, self._config.model.trust_remote_code)
             prompts = [[asdict(message) for message in q.messages] for q in questions]
             answers = answer(self._engine, self._slot, tokenizer, prompts, settings.max_new_tokens)
