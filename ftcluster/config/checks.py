@@ -124,6 +124,10 @@ def check_sweep(sweep: SweepConfig, base: RunConfig) -> None:
         problems.append("space is empty; a sweep varies at least one key, such as optim.lr: choice(1e-4, 1e-3).")
     swept = [key for key in sweep.space if key.split(".")[0] in ("name", "home", "tracking", "cluster")]
     problems += [f"space.{key} does not change what a trial learns; give it once on the command line." for key in swept]
+    other_rows = [key for key in sweep.space if key.split(".")[0] in ("data", "objective", "model")]
+    problems += [
+        f"space.{key} would judge trials on different rows or models; run one sweep for each." for key in other_rows
+    ]
     if problems:
         raise ConfigError(problems)
 

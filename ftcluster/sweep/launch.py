@@ -59,10 +59,12 @@ def stored_plan(row: RunRow, progress: Callable[[int, int], None] | None = None)
     """The plan of a sweep in the ledger, for resuming it.
 
     Raises:
-        UsageError: the run is no sweep, or its data is no longer what it was.
+        UsageError: the run is no sweep, has ended, or its data is no longer what it was.
     """
     if row.kind != "sweep":
         raise UsageError(f"{row.name} is a {row.kind}, not a sweep", remedy="`ftcluster runs` lists sweeps")
+    if row.state in (RunState.FINISHED, RunState.KILLED):
+        raise UsageError(f"{row.name} is {row.state}; there is nothing to resume", remedy="start a new sweep")
     spec: SweepConfig = build(SweepConfig, dict(row.config["spec"]))
     plan = make_plan(spec, from_dict(row.config["base"]), progress=progress)
     if plan.prepared != row.config["prepared"]:

@@ -149,8 +149,10 @@ class Session:
                 where=str(self._folder.path),
                 remedy="start a new run, or put back what was changed and resume",
             )
-        fresh = not self._folder.facts.exists()
         write_atomically(self._folder.config, _readable(self._config))
+        if not self._folder.facts.exists():  # before they are: a kill in between records twice, which is harmless
+            self._tracker.artifact(self._folder.config)
+            self._tracker.artifact(Path(prepared) / "report.json", "data")
         self._folder.write_facts(
             {
                 "prepared": prepared,
@@ -159,9 +161,6 @@ class Session:
                 "steps_per_epoch": self.plan.steps_per_epoch,
             }
         )
-        if fresh:
-            self._tracker.artifact(self._folder.config)
-            self._tracker.artifact(Path(prepared) / "report.json", "data")
 
     def _resume(self, warn: Callable[[str], None]) -> Progress:
         newest = checkpoint.newest(self._folder.checkpoints, warn)

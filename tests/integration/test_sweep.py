@@ -254,7 +254,8 @@ def test_a_killed_host_is_replaced_and_its_trial_goes_on_from_its_checkpoint(
 
 def test_a_second_driver_on_the_same_sweep_is_refused_by_name(world: Path, tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "log"
-    process = start(command(world, home, "budget.trials=2"), log)
+    words = ["budget.trials=2", "pruner.name=none", "optim.duration=100000 steps", "evaluation.every=100000 steps"]
+    process = start(command(world, home, *words), log)
     wait_for(lambda: "running" in log.read_text(), process, log)
     second = [sys.executable, "-m", "ftcluster", "sweep", "resume", "small", "--home", str(home)]
     other = tmp_path / "other"

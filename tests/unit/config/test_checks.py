@@ -283,3 +283,9 @@ def test_a_file_without_permission_says_so(tmp_path: Path) -> None:
 
 def test_missing_demo_files_say_who_makes_them(tmp_path: Path) -> None:
     assert "-> ftcluster demo makes the demo's model and data" in file_problems(compose([f"home={tmp_path}"]))
+
+
+def test_a_space_over_data_or_model_is_refused_because_trials_could_not_be_compared() -> None:
+    sweep = SweepConfig(name="s", space={"data.max_length": "choice(64, 128)", "optim.lr": "choice(1e-3, 1e-4)"})
+    with pytest.raises(ConfigError, match=r"space\.data\.max_length would judge trials on different rows"):
+        check_sweep(sweep, RunConfig())

@@ -13,7 +13,7 @@ from ftcluster.training.session import Plan
 
 def plan(trials: int = 8, rungs: tuple[int, ...] = (10, 20, 40), eta: int = 2) -> SweepPlan:
     spec = SweepConfig(name="s", pruner=PrunerConfig("halving", "10 steps", eta))
-    return SweepPlan("s", spec, RunConfig(), {}, trials, rungs, Plan(rungs[-1], 5, 5, 20, 100.0))
+    return SweepPlan("s", spec, RunConfig(), {}, trials, rungs, Plan(rungs[-1], 5, 5, 20, 100.0), "hash")
 
 
 def test_every_value_of_a_space_is_tried_before_the_first_trial() -> None:
