@@ -111,5 +111,6 @@ def _quieten() -> None:
         if not setting.is_set():
             setting.set(value)
     telemetry.set_telemetry_client()  # reads the setting again: importing MLflow had switched it on
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # MLflow logs what it raises as well, with tracebacks; everything it raises is told by us in a line.
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.WARNING)

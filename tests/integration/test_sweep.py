@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -248,6 +250,39 @@ def test_a_killed_host_is_replaced_and_its_trial_goes_on_from_its_checkpoint(
     hosts[0].kill()
     text = finish(process, log)
     assert "goes on from its newest checkpoint" in text
+    assert outcome(home) == undisturbed[1]
+    assert_mlflow_agrees(home)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with 40 MB; needs the right to mount."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "ftcluster-test", str(place)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.chaos
+def test_a_full_disk_stops_a_sweep_with_a_remedy_and_it_resumes_to_the_same_result(
+    world: Path, tmp_path: Path, small_disk: Path, undisturbed: tuple[Path, Table]
+) -> None:
+    home, log = small_disk / "home", tmp_path / "log"
+    process = start(command(world, home), log)
+    wait_for(lambda: any((home / "small").glob("*/checkpoints/step-*")), process, log)
+    ballast = small_disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 16_384)
+    text = finish(process, log, expected=6)
+    assert "Traceback" not in text
+    assert str(home) in text
+    ballast.unlink()
+    again = [sys.executable, "-m", "ftcluster", "sweep", "resume", "small", "--home", str(home)]
+    finish(start(again, log), log)
     assert outcome(home) == undisturbed[1]
     assert_mlflow_agrees(home)
 
