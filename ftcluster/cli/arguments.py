@@ -26,7 +26,13 @@ SweepFile = Annotated[
 ]
 ConfigDir = Annotated[
     Path | None,
-    typer.Option("--config-dir", metavar="FOLDER", help="Your own groups and experiments, laid out like conf/."),
+    typer.Option(
+        "--config-dir",
+        metavar="FOLDER",
+        help="Your own groups and experiments, laid out like conf/.",
+        exists=True,
+        file_okay=False,
+    ),
 ]
 Home = Annotated[
     Path | None,

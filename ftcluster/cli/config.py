@@ -76,10 +76,11 @@ def check_file(
     """
     from ftcluster.config.sweepfile import find_sweep, is_sweep
     from ftcluster.config.yamlfile import read
+    from ftcluster.sweep.specification import read_sweep
 
     path = file if file.is_file() else find_sweep(file)
     if is_sweep(read(path)):
-        _check_sweep(path, overrides or [], config_dir)
+        read_sweep(path, overrides or [], config_dir=config_dir)
     else:
         _check_experiment(path, overrides or [], config_dir)
     console().print(f"{path}: no problems found", soft_wrap=True)
@@ -102,25 +103,6 @@ def _line(label: str, value: Any, comment: str) -> str:
     flow = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1_000_000)
     text = f"{label}: {flow.removesuffix('...' + chr(10)).strip()}"
     return f"{text:<40} # {comment}" if comment else text
-
-
-def _check_sweep(path: Path, overrides: list[str], config_dir: Path | None) -> None:
-    from ftcluster.config.checks import check, check_sweep
-    from ftcluster.config.compose import compose
-    from ftcluster.config.grammar import parse_space, split_overrides
-    from ftcluster.config.sweepfile import load_sweep
-
-    sweep, rest = load_sweep(path, overrides, config_dir=config_dir)
-    fixed, _ = split_overrides(rest)
-    base = compose([*sweep.base, *fixed], config_dir=config_dir)
-    problems: list[str] = []
-    for attempt in (lambda: check(base), lambda: check_sweep(sweep, base), lambda: parse_space(sweep.space)):
-        try:
-            attempt()
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems, where=str(path))
 
 
 def _check_experiment(path: Path, overrides: list[str], config_dir: Path | None) -> None:

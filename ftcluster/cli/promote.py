@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -118,8 +120,15 @@ def _show_promotion(promotion: Promotion, case: Case) -> None:
         markup=False,
         soft_wrap=True,
     )
-    out.print(
-        f"Talk to it:   ftcluster chat {promotion.model}@{promotion.alias}{home_option(case.home)}", soft_wrap=True
-    )
+    start, end = f"{_tracking_variable(promotion.uri, case.home)}ftcluster", home_option(case.home)
+    out.print(f"Talk to it:   {start} chat {promotion.model}@{promotion.alias}{end}", soft_wrap=True)
     if promotion.previous and promotion.moved:
-        out.print(f"Move it back: ftcluster rollback {promotion.model}{home_option(case.home)}", soft_wrap=True)
+        out.print(f"Move it back: {start} rollback {promotion.model}{end}", soft_wrap=True)
+
+
+def _tracking_variable(uri: str, home: Path) -> str:
+    """What a printed command needs to find an MLflow that only the run's config names."""
+    from ftcluster.tracking.redaction import hide_url_users
+    from ftcluster.training.records import store_uri
+
+    return "" if uri == store_uri(home, "") else f"MLFLOW_TRACKING_URI={shlex.quote(hide_url_users(uri))} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +13,9 @@ from ftcluster.cli.promote import user
 
 
 def rollback(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Registered model.")],
+    reference: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Registered model, or the run or sweep it is named after.")
+    ],
     alias: Annotated[str, typer.Option(help="The alias to move back.")] = "champion",
     home: Home = None,
     as_json: Json = False,
@@ -27,12 +30,31 @@ def rollback(
     """
     from ftcluster.config.environment import default_home
     from ftcluster.registry.rollback import roll_back
-    from ftcluster.training.records import store_uri
 
-    place = (home or default_home()).expanduser().absolute()
-    done = roll_back(model, alias, uri=store_uri(place, ""), by=user())
+    model, uri = _model_of(reference, (home or default_home()).expanduser().absolute())
+    done = roll_back(model, alias, uri=uri, by=user())
     if as_json:
         print_json(done)
         return
     run = f" ({done.run})" if done.run else ""
     console().print(f"{done.model}@{done.alias} is version {done.version}{run} again, not {done.left}", soft_wrap=True)
+
+
+def _model_of(reference: str, home: Path) -> tuple[str, str]:
+    """The model and its MLflow: as named, else what a run or sweep of that name is promoted to by default."""
+    from ftcluster.errors import UsageError
+    from ftcluster.ledger.store import Ledger
+    from ftcluster.registry.candidate import default_model_name
+    from ftcluster.registry.store import Registry, check_model_name
+    from ftcluster.training.records import store_uri
+
+    uri = store_uri(home, "")
+    if Registry(uri).is_registered(check_model_name(reference)):
+        return reference, uri
+    try:
+        with Ledger.open(home) as ledger:
+            run = ledger.find(reference)
+            config = run.config.get("base", {}) if run.kind == "sweep" else run.config
+            return default_model_name(ledger, run), store_uri(home, config.get("tracking", {}).get("uri", ""))
+    except UsageError:  # no run either: the registry says what it has
+        return reference, uri

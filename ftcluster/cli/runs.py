@@ -71,9 +71,10 @@ def list_runs(
         print_json([_plain(row, now) for row in shown])
         return
     if not shown:
-        console().print("no runs yet; ftcluster demo makes some" if not rows else "none in that state")
+        nothing = f"{reference} has no trials" if reference else "no runs yet; ftcluster demo makes some"
+        console().print("none in that state" if rows else nothing)
         return
-    title = reference and f"trials of {shown[0].parent}"
+    title = f"trials of {shown[0].parent}" if reference and shown[0].parent else ""
     names = ("name", "kind", "state", "step", "metrics", "age", "took", "why")
     table(names, [_cells(row, trials.get(row.name, []), now) for row in shown], title=title)
     if len(shown) < len(rows) and not state:

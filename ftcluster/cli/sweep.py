@@ -59,7 +59,8 @@ def run(
     from ftcluster.demo.world import provide
     from ftcluster.ledger.store import Ledger
     from ftcluster.sweep.launch import register
-    from ftcluster.sweep.plan import make_plan, read_sweep
+    from ftcluster.sweep.plan import make_plan
+    from ftcluster.sweep.specification import read_sweep
     from ftcluster.training.records import reap
 
     words = [*(overrides or []), *([f"home={home.absolute()}"] if home else [])]

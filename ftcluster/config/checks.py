@@ -90,9 +90,7 @@ def check(config: RunConfig) -> None:
     Raises:
         ConfigError: every problem found.
     """
-    values = _flat(config)
-    problems = [*_name("name", config.name), *_in_range(values, _RANGES), *_among(values, CHOICES)]
-    problems += [*_durations(config), *_data(config), *_adapter(config), *_optim(config), *_placement(config)]
+    problems = [*_fields(config), *_data(config), *_adapter(config), *_optim(config), *_placement(config)]
     if not config.model.path:
         problems.append("model.path is empty; write model.path=FOLDER with a Hugging Face model folder, or model=tiny.")
     if config.tracking.uri and not re.match(r"^(sqlite|https?|postgresql|mysql|mssql)(\+\w+)?://", config.tracking.uri):
@@ -102,6 +100,16 @@ def check(config: RunConfig) -> None:
     if not config.tracking.experiment:
         problems.append("tracking.experiment is empty; MLflow needs the name of an experiment.")
     if problems:
+        raise ConfigError(problems)
+
+
+def check_fields(config: RunConfig) -> None:
+    """Refuse values that a field cannot have whatever the others are.
+
+    Raises:
+        ConfigError: every problem found.
+    """
+    if problems := list(_fields(config)):
         raise ConfigError(problems)
 
 
@@ -128,6 +136,9 @@ def check_sweep(sweep: SweepConfig, base: RunConfig) -> None:
     problems += [
         f"space.{key} would judge trials on different rows or models; run one sweep for each." for key in other_rows
     ]
+    if base.adapter.kind == "none" and "adapter.kind" not in sweep.space:
+        idle = [key for key in sweep.space if key.startswith("adapter.")]
+        problems += [f"space.{key} changes nothing in a full fine-tune (adapter=none); leave it out." for key in idle]
     if problems:
         raise ConfigError(problems)
 
@@ -146,6 +157,14 @@ def check_files(config: RunConfig) -> None:
         made = Path(config.home) / "demo"
         missing_demo = any(str(made) in problem for problem in problems)
         raise ConfigError(problems, remedy="ftcluster demo makes the demo's model and data" if missing_demo else "")
+
+
+def _fields(config: RunConfig) -> Iterator[str]:
+    values = _flat(config)
+    yield from _name("name", config.name)
+    yield from _in_range(values, _RANGES)
+    yield from _among(values, CHOICES)
+    yield from _durations(config)
 
 
 def _flat(config: RunConfig | SweepConfig) -> dict[str, object]:

@@ -81,7 +81,9 @@ def prepare(
     except OSError as error:
         what = str(error) if error.strerror else "a file could not be written in full"  # what numpy says has no cause
         raise StoreError(
-            f"cannot prepare data: {what}", where=str(store), remedy="free space there, or choose another home"
+            f"cannot prepare data: {what}",
+            where=str(store),
+            remedy="free space there, make it writable, or choose another home",
         ) from error
     return open_prepared(folder)
 

@@ -21,7 +21,8 @@ from ftcluster.errors import TrialError
 from ftcluster.ledger.store import Ledger
 from ftcluster.registry.promotion import Promotion, promote
 from ftcluster.sweep.launch import SweepResult, register, run_sweep
-from ftcluster.sweep.plan import make_plan, read_sweep
+from ftcluster.sweep.plan import make_plan
+from ftcluster.sweep.specification import read_sweep
 from ftcluster.training.launch import home_option
 from ftcluster.training.loop import Progress
 from ftcluster.units import format_seconds

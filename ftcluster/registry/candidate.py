@@ -1,4 +1,4 @@
-"""Which run a user means: a run as it is named, or the best finished trial of a sweep.
+"""Which run a user means: a run as it is named, or the best finished trial of a sweep; and which model it becomes.
 
 Reads the ledger, judges nothing but the sweep's own metric.
 """
@@ -47,3 +47,11 @@ def best_trial(ledger: Ledger, sweep: RunRow) -> RunRow:
             remedy=f"ftcluster runs {sweep.name} shows how they ended",
         )
     return best
+
+
+def default_model_name(ledger: Ledger, run: RunRow) -> str:
+    """A sweep's own name without the number that kept it apart from earlier ones, so that champions meet."""
+    if run.parent is None and run.kind != "sweep":
+        return run.name
+    sweep = ledger.get(run.parent) if run.parent else run
+    return str(sweep.config.get("spec", {}).get("name") or sweep.name)

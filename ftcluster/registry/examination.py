@@ -23,7 +23,7 @@ from ftcluster.evaluation.subject import SharedBase
 from ftcluster.ledger.schema import RunRow
 from ftcluster.models.integrity import Integrity, read_integrity
 from ftcluster.registry import evidence, gates
-from ftcluster.registry.candidate import choose
+from ftcluster.registry.candidate import choose, default_model_name
 from ftcluster.registry.gates import GateResult
 from ftcluster.registry.store import CHAMPION, Registry, Version, check_alias, check_model_name
 from ftcluster.training.records import store_uri
@@ -79,7 +79,7 @@ def examine(
         config=config,
         uri=uri or store_uri(home, config.tracking.uri),
         home=home,
-        model=check_model_name(model_name or _default_name(ledger, run)),
+        model=check_model_name(model_name or default_model_name(ledger, run)),
         alias=alias,
         gates=(gates.finished(run.state),),
     )
@@ -120,10 +120,3 @@ def _data_of(run: RunRow) -> PreparedData:
         return open_prepared(Path(place))
     remedy = "put the file back from a copy, or train the run again"
     raise StoreError(f"{run.name} does not say which data it was trained on", where=str(folder.facts), remedy=remedy)
-
-
-def _default_name(ledger: Ledger, run: RunRow) -> str:
-    """A sweep's own name without the number that kept it apart from earlier ones, so that champions meet."""
-    if run.parent is None:
-        return run.name
-    return str(ledger.get(run.parent).config.get("spec", {}).get("name") or run.parent)

@@ -27,6 +27,7 @@ from ftcluster.models.integrity import FILE, read_integrity
 from ftcluster.registry.candidate import choose
 from ftcluster.registry.evidence import BASE_TAG, RUN_TAG
 from ftcluster.registry.store import Registry, Version, check_model_name
+from ftcluster.tracking.redaction import hide_url_users
 
 _VERSION = re.compile(r"(?:models:/)?(?P<model>[^@/:]+)(?:@(?P<alias>[^@/:]+)|/(?P<number>\d+))")
 
@@ -57,6 +58,8 @@ def find_speaker(reference: str, home: Path, registry: Registry, scratch: Path) 
         return _of_version(registry, match["model"], match["alias"] or "", match["number"] or "", scratch)
     if Path(reference).is_dir() and "/" in str(reference):
         return _of_folder(Path(reference))
+    if reference.startswith((".", "/", "~")):
+        raise UsageError("there is no such folder", where=reference, remedy="name a folder with a model or an adapter")
     with Ledger.open(home) as ledger:
         return _of_run(choose(ledger, reference or _newest(ledger)))
 
@@ -119,8 +122,9 @@ def _of_version(registry: Registry, model: str, alias: str, number: str, scratch
     check_model_name(model)
     version = registry.champion(model, alias) if alias else registry.version(model, number)
     if version is None:
-        remedy = f"promote a run first: ftcluster promote RUN --name {model}"
-        raise UsageError(f"the registry has no {model}{f'@{alias}' if alias else f'/{number}'}", remedy=remedy)
+        remedy = f"promote a run first: ftcluster promote RUN --name {model}; MLFLOW_TRACKING_URI names another MLflow"
+        wanted = f"{model}@{alias}" if alias else f"{model}/{number}"
+        raise UsageError(f"the registry has no {wanted}", where=hide_url_users(registry.uri), remedy=remedy)
     base = version.tags.get(BASE_TAG, "")
     if not base:
         remedy = "download it and name the folder instead"

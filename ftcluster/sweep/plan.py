@@ -6,19 +6,16 @@ Owns turning a sweep's spec into numbers and a point into a checked config. Does
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from ftcluster.config.checks import check, check_sweep
-from ftcluster.config.compose import compose, override
-from ftcluster.config.grammar import Choice, Dimension, IntRange, parse_space, split_overrides
+from ftcluster.config.checks import check
+from ftcluster.config.compose import override
 from ftcluster.config.schema import RunConfig, SweepConfig
-from ftcluster.config.sweepfile import load_sweep
-from ftcluster.errors import ConfigError
 from ftcluster.sweep.halving import rungs
 from ftcluster.sweep.space import Space, override_words, size
+from ftcluster.sweep.specification import read_space
 from ftcluster.training.bench import prepare_data
 from ftcluster.training.session import Plan, plan
 from ftcluster.units import Duration
@@ -68,33 +65,6 @@ class SweepPlan:
         return total
 
 
-def read_sweep(file: str, words: Sequence[str], *, config_dir: Path | None = None) -> tuple[SweepConfig, RunConfig]:
-    """A sweep file and command-line words as one self-contained spec, and the config its trials start from.
-
-    Whether the files it names are there is ``check_files``' business.
-
-    Fixed words join the spec's ``base``, swept ones its ``space``.
-
-    Raises:
-        ConfigError: all problems of the file, the words and the base config.
-    """
-    spec, rest = load_sweep(file, words, config_dir=config_dir)
-    fixed, swept = split_overrides(rest)
-    expressions = {key: text for key, _, text in (word.partition("=") for word in rest) if key in swept}
-    spec = replace(spec, base=[*spec.base, *fixed], space={**spec.space, **expressions})
-    base = compose(spec.base, config_dir=config_dir)
-    problems: list[str] = []
-    looks: list[Callable[[], None]] = [lambda: check(base), lambda: check_sweep(spec, base)]
-    for look in looks:
-        try:
-            look()
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems, where=str(file))
-    return spec, base
-
-
 def make_plan(spec: SweepConfig, base: RunConfig, *, progress: Callable[[int, int], None] | None = None) -> SweepPlan:
     """Read the space, prepare the data, and count.
 
@@ -102,8 +72,7 @@ def make_plan(spec: SweepConfig, base: RunConfig, *, progress: Callable[[int, in
         ConfigError: the space cannot be read, or has keys or values that are none.
         DataError: the data cannot be used.
     """
-    space = parse_space(spec.space)
-    check_space(space, base)
+    space = read_space(spec, base)
     data = prepare_data(base, progress)
     steps = plan(base, data)
     points = size(space)
@@ -117,31 +86,6 @@ def make_plan(spec: SweepConfig, base: RunConfig, *, progress: Callable[[int, in
         steps=steps,
         prepared=data.folder.name,
     )
-
-
-def check_space(space: Space, base: RunConfig) -> None:
-    """Refuse keys and types now that would make trials fail later.
-
-    Raises:
-        ConfigError: unknown keys, and values that a key cannot have; all of them.
-    """
-    problems: dict[str, None] = {}
-    for key, dimension in space.items():
-        for value in _samples(dimension):
-            try:
-                override(base, override_words({key: value}))
-            except ConfigError as error:
-                problems |= dict.fromkeys(error.problems)
-    if problems:
-        raise ConfigError(list(problems), where="space")
-
-
-def _samples(dimension: Dimension) -> Sequence[Any]:
-    """All values of a choice; of a range or interval its low end, and for fractions one that is no whole number."""
-    if isinstance(dimension, Choice):
-        return dimension.values
-    whole = isinstance(dimension, IntRange) or dimension.integer
-    return (dimension.low,) if whole else (math.nextafter(dimension.low, dimension.high),)
 
 
 def _rungs(spec: SweepConfig, steps: Plan) -> tuple[int, ...]:

@@ -204,11 +204,18 @@ def test_an_unknown_name_is_refused_with_the_nearest_run(home: Home, registry: R
     assert "other" in error.value.remedy
 
 
+def test_a_folder_that_is_not_there_is_refused_as_a_folder(home: Home, registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no such folder") as error:
+        find_speaker("./gone", home.path, registry, tmp_path)
+    assert (error.value.where, error.value.remedy) == ("./gone", "name a folder with a model or an adapter")
+
+
 def test_an_alias_nobody_has_is_refused_with_how_to_promote(home: Home, registry: Registry, tmp_path: Path) -> None:
     for reference, shown in (("nobody@champion", "nobody@champion"), ("models:/nobody/3", "nobody/3")):
         with pytest.raises(UsageError, match=f"the registry has no {shown}") as error:
             find_speaker(reference, home.path, registry, tmp_path)
-        assert "ftcluster promote RUN --name nobody" in error.value.remedy
+        assert "ftcluster promote RUN --name nobody; MLFLOW_TRACKING_URI names another" in error.value.remedy
+        assert error.value.where == registry.uri
 
 
 def test_a_version_that_ftcluster_did_not_make_is_refused(home: Home, registry: Registry, tmp_path: Path) -> None:

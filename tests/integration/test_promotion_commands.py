@@ -10,6 +10,7 @@ import registry_samples
 from registry_samples import Home
 
 from ftcluster.cli import main
+from ftcluster.cli.promote import _tracking_variable
 from ftcluster.registry.store import Registry
 from ftcluster.training.records import store_uri
 
@@ -71,3 +72,26 @@ def test_rollback_says_where_the_alias_went(home: Home, capsys: pytest.CaptureFi
     assert capsys.readouterr().out.strip() == f"verbs@champion is version 1 ({home.weak}) again, not 2"
     assert main(["rollback", "verbs", *options, "--json"]) == 8
     assert "no champion before version 1 is known" in capsys.readouterr().err
+
+
+def test_rollback_takes_the_run_or_sweep_a_model_is_named_after(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--home", str(home.path)]
+    for reference in (home.sweep, home.strong):
+        for run in (home.weak, home.strong):
+            assert main(["promote", run, *options, "--force", "to have one to go back to"]) == 0
+        capsys.readouterr()
+        assert main(["rollback", reference, *options, "--json"]) == 0
+        done = json.loads(capsys.readouterr().out)
+        assert (done["model"], done["run"]) == ("answers", home.weak)
+
+
+def test_rollback_of_what_is_neither_model_nor_run_names_the_registry(
+    home: Home, registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["rollback", "nobody", "--home", str(home.path)]) == 2
+    assert f'{registry.uri}: there is no registered model "nobody"' in capsys.readouterr().err
+
+
+def test_a_printed_command_names_an_mlflow_that_only_the_run_knows(home: Home) -> None:
+    assert _tracking_variable(store_uri(home.path, ""), home.path) == ""
+    assert _tracking_variable("http://mlflow:5000", home.path) == "MLFLOW_TRACKING_URI=http://mlflow:5000 "

@@ -105,3 +105,19 @@ def test_check_passes_every_shipped_sweep_by_name(capsys: pytest.CaptureFixture[
 def test_check_of_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "check", "nothing.yaml"]) == 2
     assert "nothing.yaml: no such sweep file." in capsys.readouterr().err
+
+
+def test_a_config_dir_that_is_not_there_is_an_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["config", "groups", "--config-dir", str(tmp_path / "gone")]) == 2
+    assert "doesnotexist" in "".join(capsys.readouterr().err.replace("│", "").split())  # a box folds its text
+
+
+def test_check_lists_problems_of_a_sweeps_base_and_space_at_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = write(tmp_path / "s.yaml", "base: [experiment=lora_sft]\nspace: {optim.lr: 'choice(0, 1)'}\nmetric: los\n")
+    assert main(["config", "check", str(file), "optim.clip=-1"]) == 2
+    error = capsys.readouterr().err
+    assert "optim.clip=-1 must be at least 0." in error
+    assert "metric=los does not exist." in error
+    assert "optim.lr=0 must be above 0." in error

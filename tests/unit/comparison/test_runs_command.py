@@ -125,3 +125,15 @@ def test_an_empty_home_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_an_unknown_name_is_a_usage_error(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", "show", "rate-1", "--home", str(home)]) == 2
     assert "rates-1" in capsys.readouterr().err
+
+
+def test_a_training_is_listed_by_its_name_without_a_heading_of_trials(run: Any) -> None:
+    assert "trials of" not in run("lost")
+    assert "trials of rates" in run("rates")
+
+
+def test_a_sweep_without_trials_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Ledger.open(tmp_path) as ledger:
+        ledger.add(RunRow("bare", "sweep", str(tmp_path / "bare"), {}))
+    assert main(["runs", "bare", "--home", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "bare has no trials\n"
