@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ftcluster.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -16,7 +18,14 @@ class Precision:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """``auto`` is CUDA where torch sees it."""
+    """``auto`` is CUDA where torch sees it.
+
+    Raises:
+        UsageError: CUDA is asked for and torch sees none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        remedy = "engine.device=auto takes what there is; ftcluster doctor says what torch sees"
+        raise UsageError("torch sees no CUDA device here", where="engine.device=cuda", remedy=remedy)
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(wanted)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ftcluster.engine.precision import Precision, choose_device, choose_precision
+from ftcluster.errors import UsageError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -31,3 +32,10 @@ def test_a_gpu_with_bf16_uses_it() -> None:
     native = torch.cuda.is_bf16_supported(including_emulation=False)
     wanted = Precision(torch.bfloat16, torch.bfloat16) if native else Precision(torch.float32)
     assert choose_precision("auto", torch.device("cuda"), full=False) == wanted
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_where_there_is_none_is_refused_with_the_remedy() -> None:
+    with pytest.raises(UsageError, match="torch sees no CUDA device here") as caught:
+        choose_device("cuda")
+    assert "engine.device=auto" in caught.value.remedy
