@@ -72,12 +72,7 @@ def stored_plan(row: RunRow, progress: Callable[[int, int], None] | None = None)
             f"the data or the tokenizer of {row.name} changed since it started",
             remedy="put back what was changed and resume, or start a new sweep",
         )
-    return named(plan, row.name)
-
-
-def named(plan: SweepPlan, name: str) -> SweepPlan:
-    """The plan under the name its sweep has in the ledger."""
-    return replace(plan, name=name)
+    return plan
 
 
 def run_sweep(
@@ -90,7 +85,7 @@ def run_sweep(
         Interrupted: stopped by a signal; everything was saved and can be resumed.
         TrialError: no trial finished.
     """
-    plan = named(plan, row.name)
+    plan = replace(plan, name=row.name)  # the ledger may have numbered it
     home = resolve_home(plan.base)
     if row.state is RunState.FAILED:
         ledger.reopen(row.name)

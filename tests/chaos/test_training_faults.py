@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from small_disk import mounted
 from training_samples import STEPS, Curves, World, curves, finish, make_world, result_bytes, start
 
 from ftcluster.contracts.trial import RunState
@@ -176,13 +177,8 @@ def test_ctrl_c_saves_and_the_printed_command_resumes_to_the_same_bits(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own with 3 MB; needs the right to mount."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "ftcluster-test", str(place)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system is not permitted here")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with mounted(tmp_path / "disk", "3m") as place:
+        yield place
 
 
 def test_a_disk_that_fills_up_is_told_and_the_run_resumes_when_there_is_space(

@@ -9,19 +9,11 @@ from pathlib import Path
 import pytest
 from comparison_samples import ATTACK, sample
 from playwright.sync_api import Browser, Page, sync_playwright
+from screenshots import QUIET
 
 from ftcluster.comparison.html import write_report
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from small_disk import mounted
 
 from ftcluster.contracts.trial import RunState
 from ftcluster.ledger.store import Ledger
@@ -257,13 +257,8 @@ def test_a_killed_host_is_replaced_and_its_trial_goes_on_from_its_checkpoint(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own with 40 MB; needs the right to mount."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "ftcluster-test", str(place)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system is not permitted here")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with mounted(tmp_path / "disk", "40m", lazily=True) as place:
+        yield place
 
 
 @pytest.mark.chaos
