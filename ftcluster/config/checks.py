@@ -14,8 +14,10 @@ from types import MappingProxyType
 from typing import Any
 
 from ftcluster.config.catalog import known_keys
-from ftcluster.config.schema import RunConfig, SweepConfig
+from ftcluster.config.locations import KINDS, is_remote, kind_of
+from ftcluster.config.schema import RunConfig, SourceConfig, SweepConfig
 from ftcluster.config.suggest import did_you_mean
+from ftcluster.config.thresholds import threshold_problems
 from ftcluster.config.values import show, to_dict
 from ftcluster.errors import ConfigError
 from ftcluster.units import Duration
@@ -31,15 +33,28 @@ METRICS = MappingProxyType(
 )
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "data.format": ("auto", "messages", "alpaca", "prompt_completion", "question_answer", "text"),
+        "data.format": (
+            "auto",
+            "messages",
+            "sharegpt",
+            "alpaca",
+            "prompt_completion",
+            "question_answer",
+            "text",
+            "preference",
+            "labels",
+        ),
+        "data.too_long": ("drop", "truncate_left", "truncate_right", "split"),
         "adapter.kind": ("lora", "none"),
         "objective.name": ("sft", "pretrain"),
+        "objective.loss_on": ("answers", "last_answer", "everything"),
         "optim.schedule": ("cosine", "linear", "constant"),
-        "engine.name": ("auto", "local"),
+        "engine.name": ("auto", "packed", "local"),
         "engine.device": ("auto", "cpu", "cuda"),
         "engine.precision": ("auto", "fp64", "fp32", "bf16"),
     }
 )
+TEMPLATES = ("model", "alpaca", "plain", "chatml")
 SWEEP_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "sampler.name": ("grid", "random", "qmc", "tpe"),
@@ -65,10 +80,12 @@ _RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
         "optim.beta2": (0, 1, "high"),
         "optim.eps": (0, float("inf"), "low"),
         "optim.clip": (0, float("inf"), ""),
+        "optim.lora_plus": (0, float("inf"), "low"),
         "optim.warmup": (0, 1, "high"),
         "optim.final_lr": (0, 1, ""),
         "optim.batch_size": (1, float("inf"), ""),
         "optim.micro_batch": (1, float("inf"), ""),
+        "optim.micro_tokens": (0, float("inf"), ""),
         "engine.threads": (0, float("inf"), ""),
         "engine.keep_checkpoints": (1, float("inf"), ""),
         "evaluation.max_rows": (0, float("inf"), ""),
@@ -77,6 +94,7 @@ _RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
         "tracking.log_every": (1, float("inf"), ""),
         "cluster.cpus": (0, float("inf"), ""),
         "cluster.max_trials": (0, float("inf"), ""),
+        "cluster.trials_per_host": (0, float("inf"), ""),
     }
 )
 _SWEEP_RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
@@ -100,6 +118,16 @@ def check(config: RunConfig) -> None:
     if not config.tracking.experiment:
         problems.append("tracking.experiment is empty; MLflow needs the name of an experiment.")
     if problems:
+        raise ConfigError(problems)
+
+
+def check_data(config: RunConfig) -> None:
+    """Refuse what cannot work of the data alone, for verbs that need no model.
+
+    Raises:
+        ConfigError: every problem found.
+    """
+    if problems := [*_fields(config), *_data(config)]:
         raise ConfigError(problems)
 
 
@@ -136,11 +164,21 @@ def check_sweep(sweep: SweepConfig, base: RunConfig) -> None:
     problems += [
         f"space.{key} would judge trials on different rows or models; run one sweep for each." for key in other_rows
     ]
-    if base.adapter.kind == "none" and "adapter.kind" not in sweep.space:
-        idle = [key for key in sweep.space if key.startswith("adapter.")]
-        problems += [f"space.{key} changes nothing in a full fine-tune (adapter=none); leave it out." for key in idle]
+    problems += _adapter_space(sweep.space, base)
     if problems:
         raise ConfigError(problems)
+
+
+def _adapter_space(space: Mapping[str, object], base: RunConfig) -> Iterator[str]:
+    """Keys of an adapter make no difference to a full fine-tune, so some of a sweep's trials would be the same."""
+    idle = [key for key in space if key.startswith("adapter.") and key != "adapter.kind"]
+    if "adapter.kind" in space and idle:
+        yield (
+            f"space.adapter.kind with space.{idle[0]} would train the same full fine-tune once for each of its values; "
+            "sweep full fine-tunes and adapters separately, and compare the two."
+        )
+    elif base.adapter.kind == "none" and "adapter.kind" not in space:
+        yield from (f"space.{key} changes nothing in a full fine-tune (adapter=none); leave it out." for key in idle)
 
 
 def check_files(config: RunConfig) -> None:
@@ -150,9 +188,11 @@ def check_files(config: RunConfig) -> None:
         ConfigError: every problem found, with the names that are near in that folder.
     """
     problems = list(_model_folder(Path(config.model.path))) if config.model.path else []
-    for field in ("train", "validation", "test"):
-        for name in getattr(config.data, field):
-            problems += _data_file(f"data.{field}", Path(name))
+    named = {f"data.{field}": getattr(config.data, field) for field in ("train", "validation", "test")}
+    named |= {f"data.sources.{name}.files": source.files for name, source in config.data.sources.items()}
+    for field, names in named.items():
+        for name in names:
+            problems += [] if is_remote(name) else _data_file(field, Path(name))
     if problems:
         made = Path(config.home) / "demo"
         missing_demo = any(str(made) in problem for problem in problems)
@@ -221,8 +261,21 @@ def _durations(config: RunConfig) -> Iterator[str]:
 
 def _data(config: RunConfig) -> Iterator[str]:
     data = config.data
-    if not data.train:
+    if not data.train and not data.sources:
         yield "data.train is empty; write data.train=[rows.jsonl] with your own rows, or data=demo."
+    if data.train and data.sources:
+        yield "data.train and data.sources are both given; name every file in data.sources, and leave data.train=[]."
+    for name, source in data.sources.items():
+        yield from _source(f"data.sources.{name}", source)
+    weighted = [name for name, source in data.sources.items() if source.weight]
+    if weighted and len(weighted) < len(data.sources):
+        others = ", ".join(name for name in data.sources if name not in weighted)
+        yield f"data.sources: {', '.join(weighted)} with a weight, {others} without; give every source one, or none."
+    if data.template not in TEMPLATES and not data.template.endswith(".jinja"):
+        near, known = did_you_mean(data.template, TEMPLATES), ", ".join(TEMPLATES)
+        yield f"data.template={data.template} does not exist.{near} Known: {known}, or a .jinja file of your own."
+    yield from threshold_problems("data.warn", data.warn)
+    yield from threshold_problems("data.refuse", data.refuse)
     taken = (0 if data.validation else data.validation_fraction) + (0 if data.test else data.test_fraction)
     if taken >= 1:
         yield f"data.validation_fraction + data.test_fraction = {taken:g} leave no rows to train on; keep them below 1."
@@ -233,6 +286,16 @@ def _data(config: RunConfig) -> Iterator[str]:
             f"evaluation.generate={config.evaluation.generate} compares answers and objective=pretrain has none; "
             "use evaluation=loss."
         )
+
+
+def _source(field: str, source: SourceConfig) -> Iterator[str]:
+    if not source.files:
+        yield f"{field}.files is empty; write {field}.files=[rows.jsonl]."
+    if source.weight and source.count:
+        yield f"{field} has a weight, which is a share of the epoch, and a count, which is a number of rows; keep one."
+    for name in ("weight", "count", "limit"):
+        if getattr(source, name) < 0:
+            yield f"{field}.{name}={getattr(source, name):g} must be at least 0."
 
 
 def _adapter(config: RunConfig) -> Iterator[str]:
@@ -249,8 +312,15 @@ def _adapter(config: RunConfig) -> Iterator[str]:
 
 
 def _optim(config: RunConfig) -> Iterator[str]:
+    if config.optim.lora_plus != 1 and config.adapter.kind == "none":
+        yield f"optim.lora_plus={config.optim.lora_plus:g} is about an adapter and adapter=none has none; leave it out."
     batch, micro = config.optim.batch_size, config.optim.micro_batch
-    if batch >= 1 and micro >= 1 and batch % micro:
+    if 0 < config.optim.micro_tokens < config.data.max_length:
+        yield (
+            f"optim.micro_tokens={config.optim.micro_tokens} cannot hold a row of data.max_length="
+            f"{config.data.max_length} tokens; it must be at least as large."
+        )
+    if config.optim.micro_tokens == 0 and batch >= 1 and micro >= 1 and batch % micro:
         below = [size for size in range(1, batch + 1) if batch % size == 0]
         nearest = min(below, key=lambda size: abs(size - micro))
         yield (
@@ -261,6 +331,8 @@ def _optim(config: RunConfig) -> Iterator[str]:
 
 def _placement(config: RunConfig) -> Iterator[str]:
     engine, cluster = config.engine, config.cluster
+    if engine.name == "packed" and config.adapter.kind == "none":
+        yield "engine.name=packed trains adapters on a shared base and adapter=none changes the base; use engine=auto."
     if engine.device == "cpu" and engine.precision == "bf16":
         yield "engine.precision=bf16 with engine.device=cpu is slower and less exact than fp32; use fp32."
     if cluster.gpus < 0 and cluster.gpus != -1:
@@ -301,10 +373,13 @@ def _model_folder(folder: Path) -> Iterator[str]:
 
 
 def _data_file(field: str, file: Path) -> Iterator[str]:
-    if not file.is_file():
-        yield f"{field}: {file} is a folder." if file.is_dir() else f"{field}: {file} does not exist.{_near(file)}"
-    elif file.suffix not in (".json", ".jsonl"):
-        yield f"{field}: {file} is neither .json nor .jsonl."
+    if file.is_dir():
+        if not any(kind_of(entry) for entry in file.iterdir()):
+            yield f"{field}: the folder {file} holds no data file. Known kinds: {', '.join(KINDS)}."
+    elif not file.is_file():
+        yield f"{field}: {file} does not exist.{_near(file)}"
+    elif not kind_of(file):
+        yield f"{field}: {file} is no data file. Known kinds: {', '.join(KINDS)}."
     elif not os.access(file, os.R_OK):
         yield f"{field}: {file} cannot be read; change its permissions."
 

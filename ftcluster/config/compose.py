@@ -10,7 +10,7 @@ Whether values make sense together is decided by ``checks``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from ftcluster.config import layers
 from ftcluster.config import words as override_words
 from ftcluster.config.catalog import experiments, groups, known_keys
 from ftcluster.config.environment import default_home
+from ftcluster.config.locations import is_remote
 from ftcluster.config.schema import RunConfig
 from ftcluster.config.suggest import did_you_mean
-from ftcluster.config.values import build, dotted_keys, from_dict, merged, nested, to_dict, unknown_key
+from ftcluster.config.values import build, dotted_keys, from_dict, merged, nested, settable, to_dict, unknown_key
 from ftcluster.config.words import Word
-from ftcluster.errors import ConfigError
+from ftcluster.errors import ConfigError, Problems
 
 __all__ = ["compose", "experiments", "from_dict", "groups", "known_keys", "override", "resolve_home", "to_dict"]
 
@@ -37,18 +38,18 @@ def compose(overrides: Sequence[str], *, config_dir: Path | None = None) -> RunC
     Raises:
         ConfigError: unknown keys, options or types, an unreadable or forbidden YAML file.
     """
-    words = _parsed(overrides)
+    found = Problems()
+    words = _parsed(overrides, found)
     options = groups(config_dir)
-    choices = [word for word in words if word.key in options]
-    settings = [word for word in words if word.key not in options]
-    problems = [problem for word in choices for problem in _bad_choice(word, options)]
-    problems += [problem for word in settings for problem in _bad_key(word, options)]
-    if problems:
-        raise ConfigError(problems)
-    files = layers.load([str(word) for word in choices], config_dir)
-    tree = _with(merged(to_dict(RunConfig()), files.content), settings)
-    tree["home"] = tree["home"] or str(default_home())
-    return _absolute_paths(build(RunConfig, _resolved(tree), files.place))
+    choices = _sound([word for word in words if word.key in options], lambda word: _bad_choice(word, options), found)
+    settings = _sound([word for word in words if word.key not in options], lambda word: _bad_key(word, options), found)
+    with found.collected():  # the words that can be read are checked further, so that all problems are told at once
+        files = layers.load([str(word) for word in choices], config_dir)
+        tree = _with(merged(to_dict(RunConfig()), files.content), settings)
+        tree["home"] = tree["home"] or str(default_home())
+        config = _absolute_paths(build(RunConfig, _resolved(tree), files.place))
+    found.refuse()
+    return config
 
 
 def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -57,11 +58,12 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: unknown keys, wrong types, or a group (those are chosen when a config is composed).
     """
-    words = _parsed(overrides)
-    problems = [problem for word in words for problem in _bad_key(word, groups())]
-    if problems:
-        raise ConfigError(problems)
-    return _absolute_paths(build(RunConfig, _resolved(_with(to_dict(config), words))))
+    found, options = Problems(), groups()
+    words = _sound(_parsed(overrides, found), lambda word: _bad_key(word, options), found)
+    with found.collected():
+        changed = _absolute_paths(build(RunConfig, _resolved(_with(to_dict(config), words))))
+    found.refuse()
+    return changed
 
 
 def resolve_home(config: RunConfig) -> Path:
@@ -69,22 +71,22 @@ def resolve_home(config: RunConfig) -> Path:
     return Path(config.home).expanduser().absolute() if config.home else default_home()
 
 
-def _parsed(overrides: Sequence[str]) -> list[Word]:
+def _parsed(overrides: Sequence[str], found: Problems) -> list[Word]:
     words: list[Word] = []
-    problems: list[str] = []
-    remedy = ""
     for text in overrides:
-        try:
+        with found.collected():
             words.append(override_words.parse(text))
-        except ConfigError as error:
-            problems += error.problems
-            remedy = remedy or error.remedy
-    problems += [
+    found.texts += [
         f"{word}: several values make a sweep; give one, or use ftcluster sweep." for word in words if word.sweep
     ]
-    if problems:
-        raise ConfigError(problems, remedy=remedy)
-    return words
+    return [word for word in words if not word.sweep]
+
+
+def _sound(words: Sequence[Word], problems: Callable[[Word], Iterator[str]], found: Problems) -> list[Word]:
+    """The words without problems; those of the others are noted."""
+    told = [(word, list(problems(word))) for word in words]
+    found.texts += [text for _, texts in told for text in texts]
+    return [word for word, texts in told if not texts]
 
 
 def _bad_choice(word: Word, options: Mapping[str, list[str]]) -> Iterator[str]:
@@ -105,7 +107,7 @@ def _bad_key(word: Word, options: Mapping[str, list[str]]) -> Iterator[str]:
     known = dotted_keys(RunConfig)
     if word.key in options:
         yield f"{word}: a group is chosen when a config is composed, not afterwards; set single keys instead."
-    elif word.key not in known and not word.key.startswith("data.columns."):
+    elif not settable(RunConfig, word.key):
         yield unknown_key(word.key, known if "." in word.key else (*known, *options))
 
 
@@ -143,13 +145,20 @@ def _absolute_paths(config: RunConfig) -> RunConfig:
     """Workers run in other folders, so a path means what it meant where it was written."""
 
     def absolute(path: str) -> str:
-        return str(Path(path).expanduser().absolute()) if path else ""
+        return path if not path or is_remote(path) else str(Path(path).expanduser().absolute())
+
+    def all_absolute(paths: Sequence[str]) -> list[str]:
+        return [absolute(path) for path in paths]
 
     data = replace(
         config.data,
-        train=[absolute(path) for path in config.data.train],
-        validation=[absolute(path) for path in config.data.validation],
-        test=[absolute(path) for path in config.data.test],
+        template=absolute(config.data.template) if config.data.template.endswith(".jinja") else config.data.template,
+        train=all_absolute(config.data.train),
+        validation=all_absolute(config.data.validation),
+        test=all_absolute(config.data.test),
+        sources={
+            name: replace(source, files=all_absolute(source.files)) for name, source in config.data.sources.items()
+        },
     )
     model = replace(config.model, path=absolute(config.model.path))
     return replace(config, home=absolute(config.home), model=model, data=data)

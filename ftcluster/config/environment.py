@@ -43,9 +43,19 @@ def keep_ray_local() -> None:
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
+def tokenise_on_one_thread() -> None:
+    """Keep the tokenizers library to one thread in a process that is one of many doing the same."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
 def tracking_uri(configured: str = "") -> str:
     """The MLflow store to use; empty: the embedded one."""
     return configured or os.environ.get("MLFLOW_TRACKING_URI", "")
+
+
+def secret(name: str) -> str:
+    """The value of a variable that the user named for a key; empty where it is not set. Never to be logged."""
+    return os.environ.get(name, "")
 
 
 def child_environment(**changes: str) -> dict[str, str]:

@@ -20,18 +20,35 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class SourceConfig:
+    """One of several data sets that are mixed. Without weight and count every row is read once per epoch."""
+
+    files: list[str] = field(default_factory=list)  # as data.train
+    format: str = ""  # empty: data.format
+    columns: dict[str, str] = field(default_factory=dict)  # empty: data.columns
+    weight: float = 0.0  # its share of an epoch's rows, relative to the weights of the other sources
+    count: int = 0  # its rows per epoch: they repeat where it has fewer, and rest where it has more
+    limit: int = 0  # use at most N of its training rows; 0: all
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Training rows, how to read them, and what is held out."""
 
-    train: list[str] = field(default_factory=list)  # .json or .jsonl files
-    validation: list[str] = field(default_factory=list)  # empty: split off `train`
-    test: list[str] = field(default_factory=list)  # empty: split off `train`
-    format: str = "auto"  # auto | messages | alpaca | prompt_completion | question_answer | text
+    train: list[str] = field(default_factory=list)  # files, folders, URLs, or hub:owner/name
+    sources: dict[str, SourceConfig] = field(default_factory=dict)  # several data sets, mixed; instead of `train`
+    validation: list[str] = field(default_factory=list)  # empty: split off the training rows
+    test: list[str] = field(default_factory=list)  # empty: split off the training rows
+    format: str = "auto"  # auto, or one of `ftcluster data formats`
     columns: dict[str, str] = field(default_factory=dict)  # our field -> column of the file
+    template: str = "model"  # the model's own chat template | alpaca | plain | chatml | a .jinja file
+    too_long: str = "drop"  # rows over max_length: drop | truncate_left | truncate_right | split
     validation_fraction: float = 0.1  # steers training: evaluation, pruning, selection
     test_fraction: float = 0.1  # read only by compare and promote
-    max_length: int = 512  # tokens of a row; longer rows are dropped and counted
+    max_length: int = 512  # tokens of a row
     max_bad_rows: float = 0.01  # share of unusable rows above which a run refuses to start
+    warn: dict[str, float] = field(default_factory=dict)  # finding -> share of rows above which it is a warning
+    refuse: dict[str, float] = field(default_factory=dict)  # finding -> share of rows above which no run starts
     limit: int = 0  # use only the first N usable training rows; 0: all
 
 
@@ -52,6 +69,7 @@ class ObjectiveConfig:
     """What the loss is over."""
 
     name: str = "sft"  # sft: loss on answers | pretrain: loss on every token
+    loss_on: str = "answers"  # of conversations: answers | last_answer | everything
 
 
 @dataclass(frozen=True)
@@ -64,19 +82,21 @@ class OptimConfig:
     beta2: float = 0.999
     eps: float = 1e-8
     clip: float = 1.0  # largest gradient norm; 0: no clipping
+    lora_plus: float = 1.0  # rate of an adapter's B over that of its A (LoRA+)
     schedule: str = "cosine"  # cosine | linear | constant
     warmup: float = 0.03  # share of all steps
     final_lr: float = 0.0  # share of lr at the end of cosine and linear
     duration: str = "3 epochs"  # steps, tokens or epochs
     batch_size: int = 16  # rows per optimizer step
     micro_batch: int = 16  # rows per forward; batch_size must be a multiple of it
+    micro_tokens: int = 0  # tokens per forward, filled by best fit, whatever the rows; 0: micro_batch rows
 
 
 @dataclass(frozen=True)
 class EngineConfig:
     """How it is computed."""
 
-    name: str = "auto"  # auto | local
+    name: str = "auto"  # auto: packed for adapters, local for full fine-tunes | packed | local
     device: str = "auto"  # auto | cpu | cuda
     precision: str = "auto"  # auto: bf16 where the device has it, else fp32 | fp64 | fp32 | bf16
     threads: int = 0  # CPU threads; 0: what the trial was given
@@ -108,9 +128,10 @@ class ClusterConfig:
     """Where trials run and what each of them reserves."""
 
     address: str = ""  # empty: RAY_ADDRESS, else an embedded Ray on this machine
-    cpus: float = 1.0  # per trial
-    gpus: float = -1.0  # per trial, fractions allowed; -1: one where the cluster has GPUs, else none
+    cpus: float = 1.0  # per host; trials that train together share them
+    gpus: float = -1.0  # per host, fractions allowed; -1: one where the cluster has GPUs, else none
     max_trials: int = 0  # at once; 0: as many as fit
+    trials_per_host: int = 0  # LoRA trials that train together on one base; 0: 4 on CPUs, 1 on GPUs
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ftcluster.config.catalog import groups, known_keys
 from ftcluster.config.environment import sweeps_folder
 from ftcluster.config.schema import RunConfig, SweepConfig
 from ftcluster.config.suggest import did_you_mean
-from ftcluster.config.values import build, dotted_keys, merged, nested, unknown_key
+from ftcluster.config.values import build, dotted_keys, merged, nested, settable, unknown_key
 from ftcluster.config.words import Word
 from ftcluster.config.yamlfile import YamlFile, read
 from ftcluster.errors import ConfigError
@@ -103,7 +103,7 @@ def _unknown(word: Word, config_dir: Path | None) -> Iterator[str]:
         yield f"{word}: {_no_group(word.key)}"
     elif word.key.split(".")[0] in ("space", "base"):
         yield f"{word}: write the key itself, such as optim.lr=choice(1e-3,1e-4), to change what is swept."
-    elif word.key not in known and not word.key.startswith("data.columns."):
+    elif not settable(RunConfig, word.key):
         yield unknown_key(word.key, (*known, *_SWEEP_KEYS))
 
 

@@ -56,6 +56,23 @@ def dotted_keys(kind: type) -> tuple[str, ...]:
     return tuple(found)
 
 
+def settable(kind: type, key: str) -> bool:
+    """Whether a dotted key can be set: a field, a section, or a name of the user's own below a field of pairs."""
+    first, _, rest = key.partition(".")
+    hint = field_types(kind).get(first)
+    if hint is None or not rest:
+        return hint is not None
+    if is_dataclass(hint) and isinstance(hint, type):
+        return settable(hint, rest)
+    name, _, inner = rest.partition(".")
+    section = section_of(hint)
+    return (
+        typing.get_origin(hint) is dict
+        and bool(name)
+        and (settable(section, inner) if section and inner else not inner)
+    )
+
+
 @cache
 def field_types(kind: type) -> dict[str, Any]:
     """Field name -> resolved type, in order."""
@@ -101,9 +118,25 @@ def _section(kind: Any, content: Any, prefix: str, known: Iterable[str], problem
             problems.append((dotted, advice or unknown_key(dotted, known)))
         elif is_dataclass(hints[name]):
             values[name] = _section(hints[name], value, f"{dotted}.", known, problems)
+        elif inner := section_of(hints[name]):
+            values[name] = _named_sections(inner, value, dotted, problems)
         else:
             values[name] = _value(hints[name], value, dotted, problems)
     return None if problems else kind(**values)
+
+
+def section_of(hint: Any) -> Any:
+    """The schema class of a ``dict[str, Class]`` field, whose keys are names of the user's; None for other fields."""
+    arguments = typing.get_args(hint) if typing.get_origin(hint) is dict else ()
+    return arguments[1] if arguments and is_dataclass(arguments[1]) else None
+
+
+def _named_sections(kind: Any, content: Any, key: str, problems: list[tuple[str, str]]) -> Any:
+    if not isinstance(content, Mapping):
+        problems.append((key, f"{key}={show(content)}: expected sections by name, such as {{my_name: {{...}}}}."))
+        return None
+    known = [f"{key}.{name}.{inner}" for name in content for inner in field_types(kind)]
+    return {str(name): _section(kind, inner, f"{key}.{name}.", known, problems) for name, inner in content.items()}
 
 
 def _value(hint: Any, value: Any, dotted: str, problems: list[tuple[str, str]]) -> Any:

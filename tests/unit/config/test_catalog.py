@@ -14,7 +14,7 @@ def test_every_key_has_its_type_default_and_the_comment_beside_it() -> None:
     keys = known_keys()
     assert keys["optim.warmup"] == (float, 0.03, "share of all steps")
     assert keys["adapter.targets"] == (list[str], ["all-linear"], "module names, or all-linear")
-    assert keys["data.train"].comment == ".json or .jsonl files"
+    assert keys["data.train"].comment == "files, folders, URLs, or hub:owner/name"
     assert "optim" not in keys
 
 

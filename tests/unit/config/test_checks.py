@@ -77,11 +77,15 @@ def test_a_sound_config_passes() -> None:
             ["optim.schedule=cosin"],
             "optim.schedule=cosin does not exist. Did you mean cosine? Known: cosine, linear, constant.",
         ),
+        (
+            ["adapter=none", "optim.lora_plus=4"],
+            "optim.lora_plus=4 is about an adapter and adapter=none has none; leave it out.",
+        ),
         (["adapter.kind=qlora"], "adapter.kind=qlora does not exist. Did you mean lora? Known: lora, none."),
         (
-            ["data.format=sharegpt"],
-            "data.format=sharegpt does not exist. Known: auto, messages, alpaca, prompt_completion, question_answer, "
-            "text.",
+            ["data.format=parquet"],
+            "data.format=parquet does not exist. Known: auto, messages, sharegpt, alpaca, prompt_completion, "
+            "question_answer, text, preference, labels.",
         ),
         (
             ["adapter.targets=[]"],
@@ -227,10 +231,10 @@ def test_a_metric_needs_held_out_rows() -> None:
 # --- files -------------------------------------------------------------------------------------------------------
 
 
-def file_problems(config: RunConfig) -> str:
+def file_problems(config: RunConfig) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         check_files(config)
-    return str(caught.value)
+    return caught.value.problems
 
 
 def test_files_that_are_there_pass(tmp_path: Path) -> None:
@@ -239,6 +243,22 @@ def test_files_that_are_there_pass(tmp_path: Path) -> None:
     check_files(
         compose(["model=folder", f"model.path={tmp_path}", "data=jsonl", f"data.train=[{tmp_path}/rows.jsonl]"])
     )
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl.gz", "ROWS.XLSX", "rows.parquet", "."])
+def test_every_kind_of_file_that_is_read_passes_and_so_does_a_folder_with_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).touch()
+    check_files(compose(["model=folder", f"model.path={tmp_path}", "data=jsonl", f"data.train=[{tmp_path}/{name}]"]))
+
+
+def test_remote_files_are_not_looked_for_on_the_disk_and_those_of_sources_are(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    words = ["model=folder", f"model.path={tmp_path}", "data=jsonl", "data.test=[hub:openai/gsm8k/main]"]
+    check_files(compose([*words, "data.train=['s3://bucket/rows.jsonl']"]))
+    config = compose([*words, f"data.sources={{own: {{files: [{tmp_path}/row.jsonl]}}}}"])
+    (problem,) = file_problems(config)
+    assert problem.startswith(f"data.sources.own.files: {tmp_path}/row.jsonl does not exist.")
 
 
 def test_every_missing_file_is_listed_with_the_names_near_it(tmp_path: Path) -> None:
@@ -252,11 +272,12 @@ def test_every_missing_file_is_listed_with_the_names_near_it(tmp_path: Path) -> 
             f"data.train=[{tmp_path}/row.jsonl,{tmp_path}/none/x.jsonl,{tmp_path}/qwen-0.5b]",
         ]
     )
-    assert file_problems(config).splitlines() == [
+    assert file_problems(config) == [
         f"model.path={tmp_path}/qwen-0.5 is not a folder. Did you mean qwen-0.5b?",
         f"data.train: {tmp_path}/row.jsonl does not exist. Did you mean rows.jsonl?",
         f"data.train: {tmp_path}/none/x.jsonl does not exist. The folder {tmp_path}/none does not exist either.",
-        f"data.train: {tmp_path}/qwen-0.5b is a folder.",
+        f"data.train: the folder {tmp_path}/qwen-0.5b holds no data file. "
+        "Known kinds: .json, .jsonl, .ndjson, .csv, .tsv, .xlsx, .parquet.",
     ]
 
 
@@ -264,10 +285,11 @@ def test_a_folder_without_config_json_says_what_it_holds(tmp_path: Path) -> None
     (tmp_path / "weights.bin").write_text("")
     (tmp_path / "rows.txt").write_text("")
     config = compose(["model=folder", f"model.path={tmp_path}", "data=jsonl", f"data.train=[{tmp_path}/rows.txt]"])
-    assert file_problems(config).splitlines() == [
+    assert file_problems(config) == [
         f"model.path={tmp_path} has no config.json, so it is no Hugging Face model folder; "
         "it holds rows.txt, weights.bin.",
-        f"data.train: {tmp_path}/rows.txt is neither .json nor .jsonl.",
+        f"data.train: {tmp_path}/rows.txt is no data file. "
+        "Known kinds: .json, .jsonl, .ndjson, .csv, .tsv, .xlsx, .parquet.",
     ]
 
 
@@ -278,11 +300,12 @@ def test_a_file_without_permission_says_so(tmp_path: Path) -> None:
     rows.write_text("")
     rows.chmod(0)
     config = compose(["model=folder", f"model.path={tmp_path}", "data=jsonl", f"data.train=[{rows}]"])
-    assert file_problems(config) == f"data.train: {rows} cannot be read; change its permissions."
+    assert file_problems(config) == [f"data.train: {rows} cannot be read; change its permissions."]
 
 
 def test_missing_demo_files_say_who_makes_them(tmp_path: Path) -> None:
-    assert "-> ftcluster demo makes the demo's model and data" in file_problems(compose([f"home={tmp_path}"]))
+    with pytest.raises(ConfigError, match="-> ftcluster demo makes the demo's model and data"):
+        check_files(compose([f"home={tmp_path}"]))
 
 
 def test_a_space_over_data_or_model_is_refused_because_trials_could_not_be_compared() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ftcluster.config.compose import compose, from_dict, override, resolve_home, to_dict
-from ftcluster.config.schema import RunConfig
+from ftcluster.config.schema import RunConfig, SourceConfig
 from ftcluster.errors import ConfigError
 
 
@@ -123,12 +123,13 @@ def test_a_path_given_for_a_group_shows_how_to_give_ones_own() -> None:
 def test_a_wrong_type_says_what_was_expected_and_what_was_given() -> None:
     text = refused("optim.lr=abc", "adapter.rank=2.5", "adapter.rslora=1", "seed=null", "data.columns=3", "name=true")
     assert text.splitlines() == [
-        "name=true: expected text, got true or false.",
-        "seed=null: expected a whole number, got nothing.",
-        "data.columns=3: expected pairs such as {a: b}, got a whole number.",
-        "adapter.rank=2.5: expected a whole number, got a fraction.",
-        "adapter.rslora=1: expected true or false, got a whole number.",
-        "optim.lr=abc: expected a number, got text.",
+        "6 problems:",
+        "  - name=true: expected text, got true or false.",
+        "  - seed=null: expected a whole number, got nothing.",
+        "  - data.columns=3: expected pairs such as {a: b}, got a whole number.",
+        "  - adapter.rank=2.5: expected a whole number, got a fraction.",
+        "  - adapter.rslora=1: expected true or false, got a whole number.",
+        "  - optim.lr=abc: expected a number, got text.",
     ]
 
 
@@ -185,7 +186,15 @@ def test_words_cannot_act(word: str, why: str) -> None:
 
 
 def test_all_problems_come_at_once() -> None:
-    assert len(refused("optm.lr=1", "adapter.rnk=1", "model=tinny").splitlines()) == 3
+    text = refused("oops", "optm.lr=1", "model=tinny", "optim.lr=fast", "adapter.rank=1,2", "optm.lr=1")
+    assert text.splitlines() == [
+        "5 problems:",
+        '  - "oops" is not an override; write key=value, such as optim.lr=1e-3 or model=tiny.',
+        "  - adapter.rank=1,2: several values make a sweep; give one, or use ftcluster sweep.",
+        "  - model=tinny: model has no such option. Did you mean tiny? Options: folder, tiny.",
+        "  - optm.lr is not a known key. Did you mean optim.lr?",
+        "  - optim.lr=fast: expected a number, got text.",
+    ]
 
 
 # --- the user's own folder ---------------------------------------------------------------------------------------
@@ -339,3 +348,19 @@ def test_composing_the_same_choices_again_takes_less_than_30_ms() -> None:
         return time.process_time() - start
 
     assert min(map(seconds, range(5))) < 0.03
+
+
+def test_data_sources_are_named_by_the_user_and_typed_by_us() -> None:
+    config = compose(["data.sources.math={files: [/m.jsonl], weight: 1}", "data.sources.chat.files=[/c.jsonl]"])
+    assert config.data.sources["math"] == SourceConfig(files=["/m.jsonl"], weight=1.0)
+    assert config.data.sources["chat"].files == ["/c.jsonl"]
+    assert refused("data.sources.math.wait=2").startswith("data.sources.math.wait is not a known key.")
+    assert refused("data.sources.math={wait: 2}").startswith("data.sources.math.wait is not a known key.")
+    assert refused("data.sources=3") == "data.sources=3: expected sections by name, such as {my_name: {...}}."
+    assert refused("data.sources.a.weight=much") == "data.sources.a.weight=much: expected a number, got text."
+
+
+def test_remote_data_stays_as_it_was_written() -> None:
+    config = compose(["data.train=[s3://bucket/rows.jsonl, hub:owner/name, near.jsonl]"])
+    assert config.data.train[:2] == ["s3://bucket/rows.jsonl", "hub:owner/name"]
+    assert config.data.train[2] == str(Path("near.jsonl").absolute())

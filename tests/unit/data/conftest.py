@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from template_samples import FAMILIES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -80,3 +82,30 @@ def write_rows(tmp_path: Path) -> Callable[..., str]:
         return str(file)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def family() -> Callable[[str], PreTrainedTokenizerFast]:
+    """Tokenizers with the chat template and control tokens of a model family; treat as read-only."""
+
+    @cache
+    def make(name: str) -> PreTrainedTokenizerFast:
+        template, control, bos, eos, _ = FAMILIES[name]
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        special = list(dict.fromkeys([*([bos] if bos else []), eos, *control]))
+        trainer = trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(TEXTS, trainer)
+        wrapped = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, extra_special_tokens=list(control)
+        )
+        wrapped.chat_template = template
+        return wrapped
+
+    return make

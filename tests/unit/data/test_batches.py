@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftcluster.data.batches import Loader, collate, evaluation_batches
-from ftcluster.data.documents import Document, Documents
+from ftcluster.data.prepared.batches import Loader, collate, evaluation_batches
+from ftcluster.data.prepared.documents import Document, Documents
 
 lengths = st.lists(st.integers(1, 12), min_size=1, max_size=40)
 
@@ -74,6 +74,34 @@ def test_an_epoch_reads_every_document_exactly_once(
     assert rows[-1] == len(sizes) - batch_size * (len(rows) - 1)
     tokens = sum(len(b.tokens_T) for step in per_step for b in step)
     assert tokens / len(rows) == loader.tokens_per_step
+
+
+@settings(deadline=None)
+@given(lengths, st.integers(1, 9), st.integers(12, 40), st.integers(0, 2**32))
+def test_packed_micro_batches_hold_the_rows_of_their_step_once_each_and_never_more_than_they_may(
+    sizes: list[int], batch_size: int, micro_tokens: int, seed: int
+) -> None:
+    documents = _documents(sizes)
+    packed = Loader(documents, batch_size, 1, seed, micro_tokens=micro_tokens)
+    plain = Loader(documents, batch_size, batch_size, seed)
+    for step in range(2 * plain.steps_per_epoch):
+        (whole,) = plain.step_batches(step)
+        batches = packed.step_batches(step)
+        assert all(len(batch.tokens_T) <= micro_tokens for batch in batches)
+        firsts = sorted(int(t) for batch in batches for t in batch.tokens_T[batch.positions_T == 0])
+        assert firsts == sorted(whole.tokens_T[whole.positions_T == 0].tolist())
+        assert sum(batch.weight(0) for batch in batches) == whole.weight(0)
+
+
+@given(lengths, st.integers(0, 99))
+def test_an_epoch_of_mixed_sources_reads_its_documents_as_often_as_they_are_in_it(sizes: list[int], seed: int) -> None:
+    epoch = np.sort(np.random.default_rng(seed).integers(0, len(sizes), 2 * len(sizes)))
+    loader = Loader(_documents(sizes), 3, 3, seed, epoch=epoch)
+    steps = [loader.step_batches(step) for step in range(loader.steps_per_epoch)]
+    firsts = sorted(int(t) for step in steps for b in step for t in b.tokens_T[b.positions_T == 0])
+    assert firsts == [100 * i for i in epoch]
+    tokens = sum(len(b.tokens_T) for step in steps for b in step)
+    assert tokens / len(steps) == loader.tokens_per_step
 
 
 def test_a_step_is_the_same_whatever_was_read_before_it() -> None:

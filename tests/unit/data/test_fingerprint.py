@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from ftcluster.data.fingerprint import file_sha256
+from ftcluster.data.prepared.fingerprint import file_sha256
 
 LONG_AGO = 1_600_000_000_000_000_000
 

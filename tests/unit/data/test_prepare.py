@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from ftcluster.data.folder import PreparedData, open_prepared
-from ftcluster.data.formats import Message
-from ftcluster.data.prepare import DataSettings, prepare
-from ftcluster.data.template import Tokeniser
+from ftcluster.data.prepared.folder import PreparedData, open_prepared
+from ftcluster.data.prepared.prepare import DataSettings, prepare
+from ftcluster.data.rows.example import Message
+from ftcluster.data.text.template import Tokeniser
 from ftcluster.errors import DataError, StoreError
 
 Write = Callable[..., str]
@@ -65,7 +65,7 @@ def test_documents_are_tokenised_as_the_template_says(
     data = run(write_rows(_pairs(50)))
     tokens, trained = data.train.get(0)
     assert (tokens.dtype, trained.dtype) == (np.int32, np.bool_)
-    assert isinstance(tokens.base, np.memmap)
+    assert not tokens.flags.owndata  # memory-mapped
     assert chatml.decode(tokens[trained]).startswith("It is ")
 
 
@@ -247,8 +247,8 @@ def test_progress_counts_examples_up_to_all_of_them(
     seen: list[tuple[int, int]] = []
     settings = DataSettings((write_rows(_pairs(1500)),))
     prepare(settings, chatml, "c", tmp_path / "store", lambda done, total: seen.append((done, total)))
-    assert {total for _, total in seen} == {1500}
-    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert all(done <= total for done, total in seen)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (1500, 1500)
 
 
@@ -263,7 +263,7 @@ def test_too_few_rows_for_a_side_are_refused_with_the_remedy(run: Run, write_row
 
 
 def test_a_side_without_rows_says_what_became_of_them(run: Run, write_rows: Write) -> None:
-    with pytest.raises(DataError, match="no rows are left for train") as caught:
+    with pytest.raises(DataError, match="no rows are left for train; 0 of 100 rows were used") as caught:
         run(write_rows(_pairs(100)), max_length=3)
     assert "100 rows: longer than 3 tokens (data.max_length)" in caught.value.message
     assert "larger data.max_length" in caught.value.remedy
@@ -315,7 +315,7 @@ def test_a_store_that_fills_up_is_named_and_keeps_nothing_half_written(
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
-        with pytest.raises(StoreError, match="cannot prepare data: a file could not be written in full"):
+        with pytest.raises(StoreError, match=r"cannot prepare data: .*File too large"):
             run(file)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -333,11 +333,14 @@ def test_bad_rows_are_listed_in_the_order_of_the_file(run: Run, write_rows: Writ
 def test_a_damaged_folder_is_refused_instead_of_trained_on(run: Run, write_rows: Write) -> None:
     file = write_rows(_pairs(100))
     folder = run(file).folder
-    tokens = folder / "train.tokens.npy"
-    np.save(tokens, np.load(tokens)[:-1])
+    shutil.copy(folder / "test.arrow", folder / "validation.arrow")
     with pytest.raises(StoreError, match="its arrays do not have the lengths its report states") as caught:
         run(file)
     assert caught.value.remedy == "delete it and prepare again"
+    train = folder / "train.arrow"
+    train.write_bytes(train.read_bytes()[:-8])
+    with pytest.raises(StoreError, match="not a complete folder of prepared data"):
+        run(file)
     (folder / "report.json").unlink()
     with pytest.raises(StoreError, match="not a complete folder of prepared data"):
         open_prepared(folder)

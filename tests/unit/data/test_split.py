@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftcluster.data.formats import Example, Message
-from ftcluster.data.split import assign, key
+from ftcluster.data.rows.example import Example, Message
+from ftcluster.data.rows.split import assign, key
 
 
 def _example(text: str, line: int = 1) -> Example:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from ftcluster.data.documents import Document
-from ftcluster.data.formats import Example, Message
-from ftcluster.data.reading import read_examples
-from ftcluster.data.source import BadRow
-from ftcluster.data.template import Tokeniser, prompt_of, tokenise
+from ftcluster.data.files.source import BadRow
+from ftcluster.data.prepared.documents import Document
+from ftcluster.data.rows.example import Example, Message
+from ftcluster.data.rows.examples import data_files, read_files
+from ftcluster.data.text.template import Tokeniser, prompt_of, tokenise
 from ftcluster.errors import DataError
 
 Make = Callable[..., PreTrainedTokenizerFast]
@@ -255,6 +256,7 @@ def test_conversations_without_a_chat_template_are_refused_with_the_remedy(make_
     ):
         with pytest.raises(DataError, match="the tokenizer has no chat template") as caught:
             attempt()
+        assert "data.template=chatml or data.template=plain" in caught.value.remedy
         assert "put a chat_template.jinja into the model's folder" in caught.value.remedy
 
 
@@ -312,7 +314,8 @@ def test_the_tokenizer_of_a_model_folder_trains_the_answers_of_a_public_file(
     request: pytest.FixtureRequest, architecture: str, real_data: Path
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(architecture))
-    examples = read_examples([str(real_data / "gsm8k_test.jsonl")], "auto", {}).examples[:20]
+    read = islice(read_files(data_files([str(real_data / "gsm8k_test.jsonl")], "auto", {})), 20)
+    examples = [row.example for row in read if isinstance(row.example, Example)]
     for example, document in zip(examples, Tokeniser(tokenizer)(examples), strict=True):
         assert isinstance(document, Document)
         assert _text(document, tokenizer, trained=True).startswith(example.messages[-1].content)

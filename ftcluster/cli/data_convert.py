@@ -1,0 +1,45 @@
+"""``ftcluster data convert``: any readable format to messages, one JSON object per line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ftcluster.cli.arguments import Columns, DataFiles, DataFormat, Force, Json
+from ftcluster.cli.data_files import open_files, show_dropped, tell_next
+from ftcluster.cli.output import console, print_json
+from ftcluster.cli.progress import RowsBar
+
+
+def convert(
+    files: DataFiles,
+    to: Annotated[Path, typer.Option("--to", metavar="OUT.jsonl", help="The file to write.", dir_okay=False)],
+    format: DataFormat = "auto",
+    columns: Columns = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Convert files of any known format to messages, with their tools, preference pairs and labels.
+
+    [bold]Examples[/bold]
+
+      ftcluster data convert alpaca.json --to rows.jsonl
+
+      ftcluster data convert answers.xlsx --to rows.jsonl --column question=Frage --column answer=Antwort
+
+    Texts keep every character and line end. Rows that cannot be used are listed. Plain text stays plain text.
+    """
+    from ftcluster.data.curation.convert import convert as converting
+
+    opened = open_files(files, format, columns)
+    with RowsBar("converting") as bar:
+        done = converting(opened, to, force=force, progress=bar.update)
+    if as_json:
+        print_json(done)
+        return
+    kinds = ", ".join(f"{rows:,} {name}" for name, rows in done.formats.items())
+    console().print(f"{done.rows:,} rows ({kinds or 'none'}) are in {to}", markup=False, soft_wrap=True)
+    show_dropped(done.dropped, "left out")
+    tell_next(["ftcluster", "data", "check", str(to)])

@@ -1,0 +1,1 @@
+"""Data files to other data files: convert, split, sample, invert."""

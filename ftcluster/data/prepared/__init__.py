@@ -1,0 +1,1 @@
+"""Examples to memory-mapped documents under a content hash, and from there to batches."""

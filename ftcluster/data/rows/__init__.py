@@ -1,0 +1,1 @@
+"""Rows to examples: what columns mean, and which side of the split an example is on."""

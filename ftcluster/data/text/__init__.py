@@ -1,0 +1,1 @@
+"""Examples to tokens: chat templates, what is trained, tools."""
