@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -158,9 +158,7 @@ def _free(path: Path) -> Path:
     return path
 
 
-def collect(parent: Path, *, keep: int, protect: Iterable[Path] = ()) -> None:
-    """Remove all but the newest ``keep`` checkpoints and those in ``protect``."""
-    kept = {path.name for path in protect}
+def collect(parent: Path, *, keep: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints; the newest stays in any case."""
     for folder in sorted(parent.glob("step-*"), reverse=True)[max(keep, 1) :]:
-        if folder.name not in kept:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)

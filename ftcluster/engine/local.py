@@ -25,15 +25,14 @@ from torch import Tensor
 from ftcluster.contracts.batch import Batch, LossSums
 from ftcluster.contracts.ports import BASE_SLOT, AdapterSettings, OptimizerSettings, TrialOpening
 from ftcluster.engine.precision import Precision
-from ftcluster.errors import BadAdapter
+from ftcluster.engine.saved import OPTIMIZER, check_base
 from ftcluster.models import adapters
 from ftcluster.models.attention import Documents, attending_by_document, check_isolation
 from ftcluster.models.base import Base, save_model
 from ftcluster.models.generation import generate
-from ftcluster.models.integrity import Integrity, check_adapter, read_integrity, write_integrity
+from ftcluster.models.integrity import Integrity, check_adapter, write_integrity
 from ftcluster.objectives.cross_entropy import token_losses
 
-OPTIMIZER = "optimizer.safetensors"
 LoadBase = Callable[[], Base]
 
 
@@ -46,8 +45,11 @@ class _Trial:
 
     def __post_init__(self) -> None:
         settings = self.opening.optimizer
+        upper = [p for name, p in self.parameters.items() if ".lora_B." in name]
+        others = [p for name, p in self.parameters.items() if ".lora_B." not in name]
+        groups = [{"params": others, "times": 1.0}, {"params": upper, "times": settings.lora_plus}]
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
+            [group for group in groups if group["params"]],
             lr=0.0,
             betas=(settings.beta1, settings.beta2),
             eps=settings.eps,
@@ -81,6 +83,11 @@ class LocalEngine:
         check_isolation(base.model, base.device)
         return base
 
+    @property
+    def slots(self) -> list[int]:
+        """Those that hold a trial."""
+        return sorted(self._trials)
+
     def open(self, trial: TrialOpening) -> None:
         if trial.slot in self._trials or trial.slot < 0:
             raise ValueError(f"slot {trial.slot} is taken or negative")
@@ -103,7 +110,7 @@ class LocalEngine:
         """
         if slot in self._trials or slot < 0:
             raise ValueError(f"slot {slot} is taken or negative")
-        _check_base(self.base, folder)
+        check_base(self.base, folder)
         parameters = adapters.attach_saved(self.base, f"slot{slot}", folder)
         # The rank only marks it as an adapter; PEFT took the real settings from the adapter's own config.
         opening = TrialOpening(slot, 0, OptimizerSettings(), AdapterSettings(rank=0, alpha=0.0))
@@ -153,10 +160,14 @@ class LocalEngine:
         clip = trial.opening.optimizer.clip
         parameters = list(trial.parameters.values())
         norm = torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0 else float("inf"))
-        trial.optimizer.param_groups[0]["lr"] = lr
+        for group in trial.optimizer.param_groups:
+            group["lr"] = lr * group["times"]
         trial.optimizer.step()
         trial.optimizer.zero_grad(set_to_none=True)
         return float(norm)
+
+    def step_many(self, rates: Mapping[int, float]) -> dict[int, float]:
+        return {slot: self.step(slot, lr) for slot, lr in rates.items()}
 
     def save(self, slot: int, folder: Path) -> None:
         trial = self._trials[slot]
@@ -187,7 +198,7 @@ class LocalEngine:
     def load(self, slot: int, folder: Path) -> None:
         trial = self._trials[slot]
         if trial.adapter is not None:
-            _check_base(trial.base, folder)
+            check_base(trial.base, folder)
             adapters.load_adapter_weights(trial.parameters, trial.adapter, folder)
         else:
             saved = load_weights(folder)
@@ -240,17 +251,6 @@ class LocalEngine:
         if self._precision.autocast is None:
             return nullcontext()
         return torch.autocast(base.device.type, dtype=self._precision.autocast)
-
-
-def _check_base(base: Base, folder: Path) -> None:
-    """An adapter is nothing without the weights it was trained on."""
-    trained_on = read_integrity(folder).base_revision
-    if trained_on != base.revision:
-        raise BadAdapter(
-            f"the adapter was trained on base {trained_on[:12]}, this base is {base.revision[:12]}",
-            where=str(folder),
-            remedy=f"put the weights it was trained on back into {base.folder}",
-        )
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:

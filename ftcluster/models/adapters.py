@@ -6,7 +6,9 @@ Files are PEFT's own: ``adapter_config.json`` and ``adapter_model.safetensors``,
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,13 @@ def attach(base: Base, name: str, settings: AdapterSettings, seed: int) -> dict[
     Raises:
         ModelError: a target the model does not have.
     """
-    config = LoraConfig(
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return _inject(base, name, _config(base, settings))
+
+
+def _config(base: Base, settings: AdapterSettings) -> LoraConfig:
+    return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
@@ -44,9 +52,27 @@ def attach(base: Base, name: str, settings: AdapterSettings, seed: int) -> dict[
         base_model_name_or_path=str(base.folder),
         revision=None,
     )
-    with torch.random.fork_rng():
+
+
+def scale_of(settings: AdapterSettings) -> float:
+    """What ``B A`` is multiplied by: alpha / r, for rsLoRA (Kalajdzievski 2023) alpha / sqrt(r)."""
+    return settings.alpha / (math.sqrt(settings.rank) if settings.rslora else settings.rank)
+
+
+def initial_a(sizes: Sequence[tuple[int, int]], rank: int, seed: int) -> list[Tensor]:
+    """What ``attach`` draws for A [rank, in] of layers with these (inputs, outputs), in their order; B is zero.
+
+    PEFT makes two linear layers per adapter, which draw weights of their own, before it draws those it keeps.
+    """
+    drawn = []
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _inject(base, name, config)
+        for inputs, outputs in sizes:
+            lower = torch.nn.Linear(inputs, rank, bias=False)
+            torch.nn.Linear(rank, outputs, bias=False)
+            torch.nn.init.kaiming_uniform_(lower.weight, a=math.sqrt(5))
+            drawn.append(lower.weight.detach())
+    return drawn
 
 
 def attach_saved(base: Base, name: str, folder: Path) -> dict[str, torch.nn.Parameter]:
@@ -100,13 +126,26 @@ def adapter_tensors(base: Base, name: str) -> dict[str, Tensor]:
 
 def save_adapter(base: Base, name: str, folder: Path) -> None:
     """Write the adapter in PEFT's format into an existing folder."""
-    config: Any = base.model.peft_config[name]
+    _write(base.model.peft_config[name], adapter_tensors(base, name), folder)
+
+
+def write_adapter(base: Base, settings: AdapterSettings, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Write an adapter that hangs on no model in PEFT's format; ``tensors`` by ``file_name``."""
+    _write(_config(base, settings), tensors, folder)
+
+
+def file_name(parameter: str) -> str:
+    """A parameter's name in PEFT's files."""
+    return _PREFIX + parameter
+
+
+def _write(config: Any, tensors: dict[str, Tensor], folder: Path) -> None:
     inference, config.inference_mode = config.inference_mode, True
     try:
         config.save_pretrained(str(folder))
     finally:
         config.inference_mode = inference
-    save_file(adapter_tensors(base, name), folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def load_adapter_weights(parameters: dict[str, torch.nn.Parameter], name: str, folder: Path) -> None:
@@ -115,14 +154,24 @@ def load_adapter_weights(parameters: dict[str, torch.nn.Parameter], name: str, f
     Raises:
         StoreError: the file's tensors are not those of this adapter.
     """
+    expected = {file_name(path.replace(f".{name}.", ".")): p for path, p in parameters.items()}
+    saved = read_adapter(folder, {key: p.shape for key, p in expected.items()})
+    with torch.no_grad():
+        for key, parameter in expected.items():
+            parameter.copy_(saved[key])
+
+
+def read_adapter(folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """A saved adapter's tensors by ``file_name``.
+
+    Raises:
+        StoreError: they are not those of an adapter with these shapes.
+    """
     saved = load_file(folder / WEIGHTS)
-    expected = {_PREFIX + path.replace(f".{name}.", "."): p for path, p in parameters.items()}
-    if saved.keys() != expected.keys() or any(saved[k].shape != p.shape for k, p in expected.items()):
+    if saved.keys() != shapes.keys() or any(saved[key].shape != shape for key, shape in shapes.items()):
         raise StoreError(
             "the saved adapter has other tensors than this trial's",
             where=str(folder / WEIGHTS),
             remedy="resume with the config the checkpoint was made with (run.yaml beside it)",
         )
-    with torch.no_grad():
-        for key, parameter in expected.items():
-            parameter.copy_(saved[key])
+    return saved

@@ -12,7 +12,7 @@ Does not own generation: there the model runs with transformers' own ``sdpa``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -60,10 +60,13 @@ def document_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    documents: Documents | None = None,
+    documents: Documents | Sequence[Documents] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """``query`` [1, heads, T, D], ``key`` and ``value`` [1, kv_heads, T, D] -> [1, T, heads, D].
+
+    Several ``documents`` are parts of the stream, each unfolded on its own: what one part computes has the shapes,
+    and so the bits, that it has alone.
 
     Raises:
         ValueError: called without ``documents``, or by a model that caps its attention scores.
@@ -72,6 +75,26 @@ def document_attention(
         raise ValueError("document attention needs the keyword `documents`; use `sdpa` for padded batches")
     if softcap is not None:
         raise ValueError(f"{type(module).__name__} caps attention scores, which document attention cannot do yet")
+    parts = [documents] if isinstance(documents, Documents) else list(documents)
+    outputs, start = [], 0
+    for part in parts:
+        here = slice(start, start + len(part.places_T))
+        own = query[:, :, here], key[:, :, here], value[:, :, here]
+        outputs.append(_attend(own[0], own[1], own[2], part, dropout, scaling, sliding_window))
+        start = here.stop
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    documents: Documents,
+    dropout: float,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> Tensor:
+    """One part of the stream, [T, heads, D]."""
 
     def unfold(stream: Tensor) -> Tensor:
         rows = stream[0].index_select(1, documents.sources_BL)
@@ -92,8 +115,7 @@ def document_attention(
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    folded = rows.transpose(1, 2).flatten(0, 1).index_select(0, documents.places_T)
-    return folded.unsqueeze(0), None
+    return rows.transpose(1, 2).flatten(0, 1).index_select(0, documents.places_T)
 
 
 @torch.no_grad()

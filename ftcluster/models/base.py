@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from ftcluster.errors import ModelError
 from ftcluster.models.attention import DECODERS
+from ftcluster.models.tokenizer import load_tokenizer
 
 _SAMPLE = 1 << 20
 _SAMPLES = 16
@@ -46,15 +47,16 @@ def load_base(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     revision: str = "",
+    template: str | None = None,
     trust_remote_code: bool = False,
 ) -> Base:
-    """Load weights (safetensors only) and tokenizer.
+    """Load weights (safetensors only) and tokenizer; ``template`` takes the place of its chat template.
 
     Raises:
         ModelError: the folder is missing or incomplete, or model and tokenizer do not belong together.
     """
     check_folder(folder)
-    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(folder, template=template, trust_remote_code=trust_remote_code)
     with without_bars(), _reading(folder):
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -115,22 +117,11 @@ def skeleton(folder: Path, *, trust_remote_code: bool = False) -> Any:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """The folder's tokenizer.
-
-    Raises:
-        ModelError: it cannot be read.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-        if not tokenizer("a1").input_ids:  # without files transformers makes one that knows no text
-            raise ValueError("its files are missing")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        remedy = "save the tokenizer into the model folder: tokenizer.save_pretrained(folder)"
-        raise ModelError(
-            f"no usable tokenizer ({str(error).splitlines()[0]})", where=str(folder), remedy=remedy
-        ) from error
-    return tokenizer
+def has_dropout(model: Any) -> bool:
+    """Whether the model drops activations of its own while it is trained."""
+    settings = {name: value for name, value in model.config.get_text_config().to_dict().items() if "drop" in name}
+    heads = ("classifier", "summary")  # which a language model has not, though its config tells of their dropout
+    return any(isinstance(value, float) and value > 0 for name, value in settings.items() if not name.startswith(heads))
 
 
 def check_folder(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,13 +16,22 @@ ALL_LINEAR = "all-linear"
 
 def linear_names(model: Any) -> list[str]:
     """Last name parts of all linear layers but the output head, in the model's order, each once."""
+    return list(dict.fromkeys(path.rpartition(".")[2] for path, _ in linear_layers(model)))
+
+
+def linear_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """All linear layers but the output head, with their paths; of a layer that carries adapters, the layer itself."""
     head = model.get_output_embeddings()
-    names: dict[str, None] = {}
     for path, module in model.named_modules():
         layer = module.get_base_layer() if hasattr(module, "get_base_layer") else module
         if isinstance(layer, torch.nn.Linear | Conv1D) and layer is not head and not _inside_adapter(path):
-            names[path.rpartition(".")[2]] = None
-    return list(names)
+            yield path, layer
+
+
+def weight_of(layer: Any) -> torch.Tensor:
+    """A linear layer's weight as [out, in]; GPT-2's Conv1D keeps it the other way round."""
+    weight: torch.Tensor = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+    return weight
 
 
 def _inside_adapter(path: str) -> bool:

@@ -26,7 +26,7 @@ from ftcluster.config.identity import identity
 from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState
-from ftcluster.data.folder import PreparedData
+from ftcluster.data.prepared.folder import PreparedData
 from ftcluster.errors import FtclusterError, StoreError
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
@@ -37,9 +37,10 @@ from ftcluster.sweep.space import override_words
 from ftcluster.sweep.study import Observation, propose
 from ftcluster.sweep.view import Overview, TrialLine, View, in_words
 from ftcluster.tracking.spool import SpoolTracker
-from ftcluster.training.bench import prepare_data
+from ftcluster.training.bench import prepare_data, trials_per_host
+from ftcluster.training.host import HostWorker
 from ftcluster.training.session import plan as plan_of
-from ftcluster.training.worker import Job, Outcome, Worker
+from ftcluster.training.worker import Job, Outcome
 
 RETRIES = 2  # of a stretch whose host was lost
 _TICK = 0.25  # seconds between looks at running trials
@@ -70,7 +71,9 @@ class Driver:
     clock: Callable[[], float] = time.monotonic
     stopping: Callable[[], bool] = lambda: False
     _running: list[_Stretch] = field(default_factory=list)
-    _lost: Counter[str] = field(default_factory=Counter)
+    _lost: Counter[str] = field(default_factory=Counter)  # hosts lost under a trial that was alone there
+    _lost_together: set[Host] = field(default_factory=set)
+    _suspects: set[str] = field(default_factory=set)  # trials whose host was lost under them and others
     _changed: bool = True  # something ended or was proposed since the last decision
     _exhausted: bool = False
     _broken: StoreError | None = None
@@ -92,7 +95,8 @@ class Driver:
         resources = self.cluster.resources(self.plan.base.cluster.cpus, self.plan.base.cluster.gpus)
         threads, gpus = max(1, int(resources.cpus)), resources.gpus > 0
         most = min(self.plan.trials, self.plan.base.cluster.max_trials or self.plan.trials)
-        with HostPool(self.cluster, resources, most, lambda: Worker(threads, gpus=gpus)) as hosts:
+        places = trials_per_host(self.plan.base, self.plan.space, gpus=gpus)
+        with HostPool(self.cluster, resources, most, lambda: HostWorker(threads, gpus=gpus), places) as hosts:
             while not self.stopping() and not self._broken:
                 self._decide()
                 while hosts.idle and self._start_next(hosts):
@@ -112,7 +116,7 @@ class Driver:
             return False
         trials = self._trials()
         complete = self._exhausted or len(trials) == self.plan.trials
-        return bool(hosts.idle) or (complete and all(trial.state.ended for trial in trials))
+        return hosts.empty or (complete and all(trial.state.ended for trial in trials))
 
     # Facts from the ledger ---------------------------------------------------------------------------------------
 
@@ -174,9 +178,12 @@ class Driver:
         ready = [t for t in trials if not t.state.ended and not self._on_host(t.name)]
         # A trial may train to its first rung; to a later one only if it was promoted there.
         due = [t for t in ready if reached[t.number] == 0 or self._promoted.get(t.number) == reached[t.number]]
-        if due:
-            trial = max(due, key=lambda t: (reached[t.number], -t.number))
+        startable = [t for t in due if hosts.has_place(alone=t.name in self._suspects)]
+        if startable:
+            trial = max(startable, key=lambda t: (reached[t.number], -t.number))
             return self._launch(trial, reached[trial.number], hosts)
+        if due:  # a suspect waits for a host of its own, which new trials would keep taken
+            return False
         if len(trials) < self.plan.trials and not self._exhausted:
             return self._propose(trials, values, hosts)
         return False
@@ -230,7 +237,7 @@ class Driver:
         until = self.plan.until(rung, total)
         tags = {**self.tags, "ftcluster.sweep": self.plan.name, "ftcluster.identity": trial.identity}
         self.ledger.set_state(trial.name, RunState.RUNNING)
-        host = hosts.idle.pop(0)
+        host = hosts.take(alone=trial.name in self._suspects)
         job = host.submit(Job(to_dict(config), trial.folder, prepared, until, tags))
         self._running.append(_Stretch(trial, rung, until, host, job))
         return True
@@ -255,10 +262,13 @@ class Driver:
             try:
                 outcome: Outcome = self.cluster.result(stretch.job)
             except HostLostError as error:
+                if any(other.host is stretch.host for other in self._running):
+                    self._lost_together.add(stretch.host)
+                shared = stretch.host in self._lost_together  # also for the last one to tell of it
                 hosts.replace(stretch.host)
-                self._retry(stretch, error)
+                self._retry(stretch, error, shared=shared)
                 continue
-            hosts.idle.append(stretch.host)
+            hosts.give_back(stretch.host)
             self._settle(stretch, outcome)
 
     def _settle(self, stretch: _Stretch, outcome: Outcome) -> None:
@@ -282,9 +292,13 @@ class Driver:
             self.ledger.record(outcome.report, stretch.rung)
             self.ledger.set_state(trial.name, RunState.PAUSED)
 
-    def _retry(self, stretch: _Stretch, error: HostLostError) -> None:
-        self._lost[stretch.trial.name] += 1
+    def _retry(self, stretch: _Stretch, error: HostLostError, *, shared: bool) -> None:
+        """Try again; a trial whose host was lost under several goes on alone, since one of them may be the cause."""
         trial = self.ledger.get(stretch.trial.name)
+        if shared:
+            self._suspects.add(trial.name)
+        else:
+            self._lost[trial.name] += 1
         if self._lost[trial.name] > RETRIES:
             self._end(trial, RunState.FAILED, f"{error.message} ({RETRIES + 1} times)")
         else:
@@ -335,7 +349,7 @@ class Driver:
         self.view.show(lines, Overview(self.plan.name, self.plan.spec.metric, ended, self.plan.trials, elapsed, left))
 
     def _line(self, trial: RunRow, stretch: _Stretch | None) -> TrialLine:
-        seen = stretch.host.peek() if stretch else None
+        seen = (stretch.host.peek() or {}).get(trial.folder) if stretch else None
         step = max(seen.step, trial.step) if seen else trial.step
         until = stretch.until if stretch else trial.step
         speed = seen.seconds / seen.step if seen and seen.step else math.nan

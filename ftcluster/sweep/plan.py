@@ -13,10 +13,12 @@ from typing import Any
 from ftcluster.config.checks import check
 from ftcluster.config.compose import override
 from ftcluster.config.schema import RunConfig, SweepConfig
+from ftcluster.data.prepared.report import Report
+from ftcluster.errors import ConfigError
 from ftcluster.sweep.halving import rungs
-from ftcluster.sweep.space import Space, override_words, size
+from ftcluster.sweep.space import Space, levels, override_words, size
 from ftcluster.sweep.specification import read_space
-from ftcluster.training.bench import prepare_data
+from ftcluster.training.bench import check_targets, prepare_data
 from ftcluster.training.session import Plan, plan
 from ftcluster.units import Duration
 
@@ -33,6 +35,7 @@ class SweepPlan:
     rungs: tuple[int, ...]  # optimizer steps of the base config at which trials are judged; the last is the end
     steps: Plan  # of the base config
     prepared: str  # hash of the base config's prepared data
+    report: Report  # what became of its rows
 
     @property
     def eta(self) -> int:
@@ -69,10 +72,13 @@ def make_plan(spec: SweepConfig, base: RunConfig, *, progress: Callable[[int, in
     """Read the space, prepare the data, and count.
 
     Raises:
-        ConfigError: the space cannot be read, or has keys or values that are none.
+        ConfigError: the space cannot be read, has keys or values that are none, or trials end before they are judged.
         DataError: the data cannot be used.
+        ModelError: the model cannot be used, or lacks an adapter target of the space.
     """
     space = read_space(spec, base)
+    for targets in levels(space["adapter.targets"]) or () if "adapter.targets" in space else ():
+        check_targets(override(base, override_words({"adapter.targets": targets})))
     data = prepare_data(base, progress)
     steps = plan(base, data)
     points = size(space)
@@ -85,6 +91,7 @@ def make_plan(spec: SweepConfig, base: RunConfig, *, progress: Callable[[int, in
         rungs=_rungs(spec, steps),
         steps=steps,
         prepared=data.folder.name,
+        report=data.report,
     )
 
 
@@ -93,4 +100,11 @@ def _rungs(spec: SweepConfig, steps: Plan) -> tuple[int, ...]:
         return (steps.total,)
     first = Duration.parse(spec.pruner.first)
     first_step = first.steps(steps_per_epoch=steps.steps_per_epoch, tokens_per_step=steps.tokens_per_step)
+    if first_step >= steps.total:
+        raise ConfigError(
+            [
+                f"pruner.first={spec.pruner.first} is step {first_step} and trials end at step {steps.total} "
+                "(optim.duration), so none would be stopped early; lower pruner.first, or set pruner.name=none."
+            ]
+        )
     return rungs(first_step, spec.pruner.eta, steps.total)

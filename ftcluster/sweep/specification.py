@@ -6,7 +6,7 @@ Owns what can be known without data, model or cluster, so that a check takes no 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ftcluster.config.compose import compose, override
 from ftcluster.config.grammar import Choice, Dimension, IntRange, parse_space, split_overrides
 from ftcluster.config.schema import RunConfig, SweepConfig
 from ftcluster.config.sweepfile import load_sweep
-from ftcluster.errors import ConfigError
+from ftcluster.errors import ConfigError, Problems
 from ftcluster.sweep.space import Space, grid, override_words
 
 
@@ -39,21 +39,11 @@ def read_sweep(
     space = {key: text for key, text in spec.space.items() if key not in settled}
     spec = replace(spec, base=[*spec.base, *fixed], space={**space, **expressions})
     base = compose(spec.base, config_dir=config_dir)
-    problems: list[str] = []
-    looks: list[Callable[[], object]] = [
-        lambda: check(base),
-        lambda: check_sweep(spec, base),
-        lambda: read_space(spec, base),
-    ]
-    for look in looks:
-        try:
+    found = Problems()
+    for look in (lambda: check(base), lambda: check_sweep(spec, base), lambda: read_space(spec, base)):
+        with found.collected():
             look()
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(
-            list(dict.fromkeys(problems)), where=str(file)
-        )  # what is wrong with the base is so everywhere
+    found.refuse(where=str(file))
     return spec, base
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,32 @@ import torch
 
 from ftcluster.config.compose import resolve_home
 from ftcluster.config.schema import RunConfig
-from ftcluster.data.folder import PreparedData, open_prepared
-from ftcluster.data.prepare import DataSettings, prepare
+from ftcluster.contracts.ports import AdapterSettings
+from ftcluster.data.audit import judge, refuse_bad_data
+from ftcluster.data.prepared.folder import PreparedData, open_prepared
+from ftcluster.data.prepared.prepare import prepare
+from ftcluster.data.prepared.settings import data_settings
+from ftcluster.data.text.chat_template import template_text
 from ftcluster.engine.local import LocalEngine
+from ftcluster.engine.packed.engine import PackedEngine
 from ftcluster.engine.precision import choose_device, choose_precision
-from ftcluster.models.base import Base, check_folder, check_vocabulary, load_base, load_tokenizer, skeleton
+from ftcluster.errors import UsageError
+from ftcluster.models.base import (
+    Base,
+    check_folder,
+    check_vocabulary,
+    fingerprint,
+    has_dropout,
+    load_base,
+    skeleton,
+)
+from ftcluster.models.portable import portable
+from ftcluster.models.size import adapter_parameters, parameters
 from ftcluster.models.targets import resolve_targets
+from ftcluster.models.tokenizer import load_tokenizer
+from ftcluster.units import format_count
 
+_PACK = 4  # trials a host trains at a time on a CPU; on a GPU memory must be known first, so one unless told
 _TOKENIZER_FILES = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "chat_template")
 
 
@@ -26,14 +46,15 @@ class Bench:
     """Engines by the base they hold; a trial that needs the same base finds it loaded."""
 
     def __init__(self) -> None:
-        self._engines: dict[tuple[object, ...], LocalEngine] = {}
+        self._engines: dict[tuple[object, ...], LocalEngine | PackedEngine] = {}
         self._next_slot = 0
 
-    def engine(self, config: RunConfig) -> LocalEngine:
+    def engine(self, config: RunConfig) -> LocalEngine | PackedEngine:
         """The engine for a config's base, device and precision, made on first use."""
         device = choose_device(config.engine.device)
         precision = choose_precision(config.engine.precision, device, full=config.adapter.kind == "none")
-        key = (config.model.path, config.model.revision, str(device), precision)
+        kind = PackedEngine if packs(config) else LocalEngine
+        key = (kind, config.model.path, config.model.revision, str(device), precision)
 
         def load() -> Base:
             return load_base(
@@ -46,7 +67,7 @@ class Bench:
 
         if key not in self._engines:
             # One base at a time: a host that moves on to another base must not hold both.
-            self._engines = {key: LocalEngine(load, precision)}
+            self._engines = {key: kind(load, precision)}
             if device.type == "cuda":
                 torch.cuda.empty_cache()
                 # Several CUDA kernels add in any order unless told otherwise; resume promises the same bits.
@@ -63,37 +84,121 @@ def prepare_data(config: RunConfig, progress: Callable[[int, int], None] | None 
     """Read, check, split and tokenise a config's data, or find it done already.
 
     Raises:
-        DataError: files missing, or too many rows that cannot be used.
+        DataError: files missing, too many rows that cannot be used, or a finding above data.refuse.
         ModelError: the model or its tokenizer cannot be used, or lacks an adapter target.
     """
     folder = Path(config.model.path)
-    tokenizer = _checked_tokenizer(config, folder)
-    data = config.data
-    settings = DataSettings(
-        train=tuple(data.train),
-        validation=tuple(data.validation),
-        test=tuple(data.test),
-        format=data.format,
-        columns=dict(data.columns),
-        validation_fraction=data.validation_fraction,
-        test_fraction=data.test_fraction,
-        max_length=data.max_length,
-        max_bad_rows=data.max_bad_rows,
-        limit=data.limit,
-        objective=config.objective.name,
+    tokenizer = checked_tokenizer(config)
+    home = resolve_home(config)
+    load = portable(tokenizer) or partial(
+        load_tokenizer,
+        folder,
+        template=template_text(config.data.template),
+        trust_remote_code=config.model.trust_remote_code,
     )
-    return prepare(settings, tokenizer, tokenizer_id(folder), resolve_home(config) / "prepared", progress)
+    settings = data_settings(config, home / "downloads")
+    data = prepare(settings, tokenizer, tokenizer_id(folder), home / "prepared", progress, load=load)
+    refuse_bad_data(judge(data.report, config.data.warn, config.data.refuse))
+    return data
 
 
-def _checked_tokenizer(config: RunConfig, folder: Path) -> Any:
-    """The tokenizer, once everything is refused that can be without loading the weights."""
+def data_files(config: RunConfig) -> list[Path]:
+    """The local files a config's data is read from; what is remote was downloaded when it was prepared.
+
+    Raises:
+        DataError: a file that is not there, or cannot be had.
+    """
+    return [Path(file.name) for file in data_settings(config, resolve_home(config) / "downloads").files()]
+
+
+def checked_tokenizer(config: RunConfig) -> Any:
+    """The tokenizer, once everything is refused that can be without loading the weights.
+
+    Raises:
+        DataError: a chat template that cannot be used.
+        ModelError: the model or its tokenizer cannot be used, or lacks an adapter target.
+    """
+    folder = Path(config.model.path)
     check_folder(folder)
-    tokenizer = load_tokenizer(folder, trust_remote_code=config.model.trust_remote_code)
+    template = template_text(config.data.template)
+    tokenizer = load_tokenizer(folder, template=template, trust_remote_code=config.model.trust_remote_code)
     model = skeleton(folder, trust_remote_code=config.model.trust_remote_code)
     check_vocabulary(model.get_input_embeddings().weight.shape[0], tokenizer, folder)
-    if config.adapter.kind == "lora":
-        resolve_targets(model, config.adapter.targets)
+    check_targets(config)
+    packs(config)
     return tokenizer
+
+
+def check_targets(config: RunConfig) -> None:
+    """Refuse adapter targets that the model does not have, without loading its weights.
+
+    Raises:
+        ModelError: naming those it has.
+    """
+    if config.adapter.kind == "lora":
+        model = skeleton(Path(config.model.path), trust_remote_code=config.model.trust_remote_code)
+        resolve_targets(model, config.adapter.targets)
+
+
+def packs(config: RunConfig) -> bool:
+    """Whether a config's trials can train together on one frozen base.
+
+    A base with dropout of its own draws from a random generator that trials would share; it trains alone.
+
+    Raises:
+        UsageError: packing is asked for by name and cannot be had.
+    """
+    if config.adapter.kind != "lora" or config.engine.name == "local":
+        return False
+    own = has_dropout(skeleton(Path(config.model.path), trust_remote_code=config.model.trust_remote_code))
+    if own and config.engine.name == "packed":
+        remedy = "use engine=auto, which trains its trials one at a time, or set its dropout to 0 in config.json"
+        raise UsageError("the base has dropout of its own and cannot be shared", where="engine.name", remedy=remedy)
+    return not own
+
+
+def trials_per_host(config: RunConfig, swept: Collection[str], *, gpus: bool) -> int:
+    """How many trials of a sweep over ``swept`` a host trains at a time."""
+    several_bases = any(key == "adapter.kind" or key.startswith("engine.") for key in swept)
+    if several_bases or not packs(config):
+        return 1  # one base is enough for a host
+    return config.cluster.trials_per_host or (1 if gpus else _PACK)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Numbers a model has in all, and those that are trained."""
+
+    total: int
+    trained: int
+
+    def __str__(self) -> str:
+        return f"{format_count(self.trained)} of {format_count(self.total)} parameters"
+
+
+def size_of(config: RunConfig) -> Size:
+    """Counted without loading weights.
+
+    Raises:
+        ModelError: the model cannot be used, or lacks an adapter target.
+    """
+    model = skeleton(Path(config.model.path), trust_remote_code=config.model.trust_remote_code)
+    total = parameters(model)
+    if config.adapter.kind == "none":
+        return Size(total, total)
+    return Size(total, adapter_parameters(model, adapter_settings(config)))
+
+
+def adapter_settings(config: RunConfig) -> AdapterSettings:
+    """The config's adapter, as engines are told of it."""
+    adapter = config.adapter
+    return AdapterSettings(adapter.rank, adapter.alpha, adapter.dropout, tuple(adapter.targets), adapter.rslora)
+
+
+@lru_cache(maxsize=16)
+def base_revision(folder: str, configured: str) -> str:
+    """Identity of a base's weights: what the config says, or a hash of them."""
+    return configured or fingerprint(Path(folder))
 
 
 def tokenizer_id(folder: Path) -> str:
@@ -112,6 +217,6 @@ def opened(folder: str) -> PreparedData:
 
 
 @lru_cache(maxsize=2)
-def tokenizer_of(folder: str, trust_remote_code: bool) -> Any:
-    """A model's tokenizer, loaded once per process."""
-    return load_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
+def tokenizer_of(folder: str, trust_remote_code: bool, template: str | None) -> Any:
+    """A model's tokenizer with the chat template of its data, loaded once per process."""
+    return load_tokenizer(Path(folder), template=template, trust_remote_code=trust_remote_code)

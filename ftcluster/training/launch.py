@@ -17,7 +17,8 @@ from ftcluster.config.identity import identity
 from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState
-from ftcluster.errors import ConfigError, Interrupted, UsageError
+from ftcluster.data.prepared.report import Report
+from ftcluster.errors import Interrupted, Problems, UsageError
 from ftcluster.ledger.process import this_process
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
@@ -25,7 +26,7 @@ from ftcluster.tracking.lineage import lineage
 from ftcluster.tracking.projector import Projector
 from ftcluster.tracking.service import ProjectorThread
 from ftcluster.tracking.spool import SpoolTracker
-from ftcluster.training.bench import prepare_data
+from ftcluster.training.bench import data_files, prepare_data
 from ftcluster.training.loop import Progress
 from ftcluster.training.records import owner_check, remember_ids, store_uri, to_project
 from ftcluster.training.session import Plan, plan
@@ -50,6 +51,7 @@ class Ready:
     config: RunConfig
     prepared: Path
     plan: Plan
+    report: Report  # what became of the rows
 
 
 def get_ready(config: RunConfig, progress: Callable[[int, int], None] | None = None) -> Ready:
@@ -59,18 +61,13 @@ def get_ready(config: RunConfig, progress: Callable[[int, int], None] | None = N
         ConfigError: every problem of the config and its files.
         DataError: the data cannot be used.
     """
-    problems: list[str] = []
-    remedy = ""
+    found = Problems()
     for look in (check, check_files):
-        try:
+        with found.collected():
             look(config)
-        except ConfigError as error:
-            problems += error.problems
-            remedy = remedy or error.remedy
-    if problems:
-        raise ConfigError(problems, remedy=remedy)
+    found.refuse()
     data = prepare_data(config, progress)
-    return Ready(config, data.folder, plan(config, data))
+    return Ready(config, data.folder, plan(config, data), data.report)
 
 
 def register(ready: Ready, ledger: Ledger, wanted: str) -> RunRow:
@@ -119,8 +116,7 @@ def run_training(
         ledger.reopen(row.name)
     uri = store_uri(home, config.tracking.uri)
     thread = ProjectorThread(Projector(uri, home), lambda: [to_project(row)])
-    files = [Path(p) for p in (*config.data.train, *config.data.validation, *config.data.test)]
-    tags = {**lineage(files), "ftcluster.identity": row.identity}
+    tags = {**lineage(data_files(config)), "ftcluster.identity": row.identity}
     ledger.claim(row.name, this_process(), owner_check(take_over=take_over))
     outcome = Outcome(stopped=True)
     try:

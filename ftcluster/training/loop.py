@@ -3,7 +3,9 @@
     batches of a step -> forward_backward per micro-batch -> loss sums -> one optimizer step -> records
                                    every so often: evaluate -> checkpoint
 
-All decisions are taken before it starts (``assemble``); nothing here reads a config.
+A loop does not call its engine for micro-batches and updates but yields them as requests (``requests``), so that the
+loops of several trials can be carried out together. All decisions are taken before it starts; nothing here reads a
+config.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from dataclasses import dataclass, replace
 
 from ftcluster.contracts.batch import LossSums
 from ftcluster.contracts.ports import Engine, Tracker
-from ftcluster.data.batches import Loader
+from ftcluster.data.prepared.batches import Loader
 from ftcluster.engine.schedule import Schedule
 from ftcluster.errors import Diverged
+from ftcluster.training.requests import Answer, MicroBatch, Update, Work
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Progress:
 
     step: int = 0  # optimizer steps done
     tokens: int = 0  # tokens read by training
-    seconds: float = 0.0  # spent in training steps
+    seconds: float = 0.0  # spent in training steps; of shared passes its share
     metrics: Mapping[str, float] | None = None  # newest held-out metrics
     measured: int = -1  # the step they were measured at
     tokens_per_s: float = 0.0  # of the newest step
@@ -51,7 +54,7 @@ class Parts:
     log_every: int
 
 
-def train(parts: Parts, progress: Progress, until: int) -> Progress:
+def train(parts: Parts, progress: Progress, until: int) -> Work[Progress]:
     """Train up to step ``until``, which is evaluated and saved too; returns early, saved, when asked to stop.
 
     Raises:
@@ -61,7 +64,7 @@ def train(parts: Parts, progress: Progress, until: int) -> Progress:
         progress = _measure(parts, progress)
         parts.save(progress)
     while progress.step < until:
-        progress = _step(parts, progress)
+        progress = yield from _step(parts, progress)
         parts.observe(progress)
         last, stopping = progress.step == until, parts.stopping()
         if last or progress.step % parts.evaluate_every == 0:
@@ -81,21 +84,22 @@ def _measure(parts: Parts, progress: Progress) -> Progress:
     return replace(progress, metrics=metrics, measured=progress.step)
 
 
-def _step(parts: Parts, progress: Progress) -> Progress:
+def _step(parts: Parts, progress: Progress) -> Work[Progress]:
     started = parts.clock()
     step, slot = progress.step, parts.slot
     batches = parts.loader.step_batches(step)
-    normaliser = {slot: max(sum(batch.weight(slot) for batch in batches), 1e-9)}
-    sums = LossSums()
+    normaliser = max(sum(batch.weight(slot) for batch in batches), 1e-9)
+    seconds, sums = parts.clock() - started, LossSums()
     for micro, batch in enumerate(batches):
-        sums += parts.engine.forward_backward(batch, normaliser, {slot: (step, micro)})[slot]
+        answer: Answer = yield MicroBatch(parts.engine, slot, batch, normaliser, (step, micro))
+        sums, seconds = sums + answer.value, seconds + answer.seconds
     if not math.isfinite(sums.loss):
         raise _diverged(f"the loss became {sums.loss}", step + 1)
     lr = parts.schedule.lr(step)
-    norm = parts.engine.step(slot, lr)
+    answer = yield Update(parts.engine, slot, lr)
+    norm, seconds = answer.value, seconds + answer.seconds
     if not math.isfinite(norm):
         raise _diverged(f"the gradient norm became {norm}", step + 1)
-    seconds = parts.clock() - started
     progress = replace(
         progress,
         step=step + 1,

@@ -20,10 +20,13 @@ import yaml
 from ftcluster.config.compose import to_dict
 from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.folder import RunFolder, write_atomically
-from ftcluster.contracts.ports import AdapterSettings, OptimizerSettings, Tracker, TrialOpening
+from ftcluster.contracts.ports import OptimizerSettings, Tracker, TrialOpening
 from ftcluster.contracts.trial import TrialReport
-from ftcluster.data.batches import Loader
-from ftcluster.data.folder import HeldOut, PreparedData
+from ftcluster.data.audit import judge
+from ftcluster.data.audit.page import Page, write_page
+from ftcluster.data.prepared.batches import Efficiency, Loader
+from ftcluster.data.prepared.folder import HeldOut, PreparedData
+from ftcluster.data.prepared.report import Report
 from ftcluster.engine import checkpoint
 from ftcluster.engine.schedule import SHAPES, Schedule
 from ftcluster.errors import UsageError
@@ -31,8 +34,9 @@ from ftcluster.evaluation.answers import answer, exact_match
 from ftcluster.evaluation.likelihood import document_losses, loss_metrics
 from ftcluster.tracking.redaction import hide_url_users
 from ftcluster.tracking.system import system_metrics
-from ftcluster.training.bench import Bench, opened, tokenizer_of
+from ftcluster.training.bench import Bench, adapter_settings, base_revision, opened, tokenizer_of
 from ftcluster.training.loop import Parts, Progress, train
+from ftcluster.training.requests import Work, alone
 from ftcluster.units import Duration
 
 PROGRESS = "progress.json"
@@ -47,11 +51,26 @@ class Plan:
     save_every: int
     steps_per_epoch: int
     tokens_per_step: float
+    efficiency: Efficiency  # of micro-batches: real tokens per slot
+
+
+def loader_of(config: RunConfig, data: PreparedData, slot: int = 0) -> Loader:
+    """The training batches of a config."""
+    optim = config.optim
+    return Loader(
+        data.train,
+        optim.batch_size,
+        optim.micro_batch,
+        config.seed,
+        slot,
+        micro_tokens=optim.micro_tokens,
+        epoch=data.epoch,
+    )
 
 
 def plan(config: RunConfig, data: PreparedData) -> Plan:
     """Turn the config's durations into steps."""
-    loader = Loader(data.train, config.optim.batch_size, config.optim.micro_batch, config.seed)
+    loader = loader_of(config, data)
 
     def steps(text: str) -> int:
         return Duration.parse(text).steps(
@@ -65,7 +84,20 @@ def plan(config: RunConfig, data: PreparedData) -> Plan:
         save_every=steps(config.engine.checkpoint_every) if config.engine.checkpoint_every else every,
         steps_per_epoch=loader.steps_per_epoch,
         tokens_per_step=loader.tokens_per_step,
+        efficiency=loader.efficiency(),
     )
+
+
+def training_facts(plan: Plan, report: Report) -> dict[str, str]:
+    """What a training on prepared data would be like, for people."""
+    packed, padded = plan.efficiency.packed, f"{100 * plan.efficiency.padded:.1f} %"
+    real = "every slot holds a token" if packed is None else f"{100 * packed:.1f} % of the slots hold a token"
+    return {
+        "tokens of an epoch": f"{report.epoch.tokens:,} in {report.epoch.documents:,} documents",
+        "steps": f"{plan.total:,}, {plan.steps_per_epoch:,} an epoch",
+        "tokens of a step": f"{plan.tokens_per_step:,.0f}",
+        "packing": f"{real}; with padding {padded} would",
+    }
 
 
 class Session:
@@ -99,7 +131,7 @@ class Session:
         self._parts = Parts(
             engine=self._engine,
             slot=self._slot,
-            loader=Loader(self._data.train, config.optim.batch_size, config.optim.micro_batch, config.seed, self._slot),
+            loader=loader_of(config, self._data, self._slot),
             schedule=_schedule(config, self.plan.total),
             tracker=tracker,
             evaluate=self._measure,
@@ -118,7 +150,7 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self._engine.close(self._slot)
 
-    def run(self, until: int | None = None) -> TrialReport:
+    def work(self, until: int | None = None) -> Work[TrialReport]:
         """Train up to step ``until`` (the whole plan by default), write the result, and report.
 
         Raises:
@@ -127,7 +159,7 @@ class Session:
             StoreError: something could not be written.
         """
         goal = min(until or self.plan.total, self.plan.total)
-        self.progress = train(self._parts, self.progress, goal)
+        self.progress = yield from train(self._parts, self.progress, goal)
         finished = self.progress.step >= self.plan.total
         if self.progress.step >= goal and (finished or self._config.adapter.kind == "lora"):
             self._export()
@@ -139,6 +171,10 @@ class Session:
             tokens=self.progress.tokens,
             seconds=self.progress.seconds,
         )
+
+    def run(self, until: int | None = None) -> TrialReport:
+        """``work``, carried out alone."""
+        return alone(self.work(until), self._parts.clock)
 
     def _write_start(self, prepared: str) -> None:
         self._folder.path.mkdir(parents=True, exist_ok=True)
@@ -153,6 +189,7 @@ class Session:
         if not self._folder.facts.exists():  # before they are: a kill in between records twice, which is harmless
             self._tracker.artifact(self._folder.config)
             self._tracker.artifact(Path(prepared) / "report.json", "data")
+            self._tracker.artifact(self._write_data_page(), "data")
         self._folder.write_facts(
             {
                 "prepared": prepared,
@@ -162,12 +199,24 @@ class Session:
             }
         )
 
+    def _write_data_page(self) -> Path:
+        """The report on the data, for people; report.json is the same for programs."""
+        data, report = self._config.data, self._data.report
+        page = Page.of(data, report, training_facts(self.plan, report))
+        return write_page(self._folder.data_page, report, judge(report, data.warn, data.refuse), page)
+
     def _resume(self, warn: Callable[[str], None]) -> Progress:
         newest = checkpoint.newest(self._folder.checkpoints, warn)
         if newest is None:
             return Progress()
         self._engine.load(self._slot, newest)
         return Progress(**json.loads((newest / PROGRESS).read_text()))
+
+    @property
+    def _tokenizer(self) -> Any:
+        """With the template its data was written with, so that the result is asked as it was taught."""
+        model = self._config.model
+        return tokenizer_of(model.path, model.trust_remote_code, self._data.chat_template)
 
     @cached_property
     def _questions(self) -> list[HeldOut]:
@@ -191,9 +240,7 @@ class Session:
         rows = range(min(settings.max_rows or len(held_out), len(held_out)))
         metrics = loss_metrics(document_losses(self._engine, self._slot, held_out, rows))
         if settings.generate and (questions := self._questions):
-            tokenizer = tokenizer_of(self._config.model.path, self._config.model.trust_remote_code)
-            prompts = [[asdict(message) for message in q.messages] for q in questions]
-            answers = answer(self._engine, self._slot, tokenizer, prompts, settings.max_new_tokens)
+            answers = answer(self._engine, self._slot, self._tokenizer, questions, settings.max_new_tokens)
             metrics["eval/exact_match"] = exact_match([a.text for a in answers], [q.reference for q in questions])
             metrics["eval/finished"] = sum(a.finished for a in answers) / len(answers)
         return metrics
@@ -204,18 +251,16 @@ class Session:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         self._engine.export(self._slot, aside)
-        tokenizer = tokenizer_of(self._config.model.path, self._config.model.trust_remote_code)
-        tokenizer.save_pretrained(aside)
+        self._tokenizer.save_pretrained(aside)
         checkpoint.publish(aside, final)
 
 
 def _opening(config: RunConfig, slot: int) -> TrialOpening:
-    optim, adapter = config.optim, config.adapter
-    settings = OptimizerSettings(optim.weight_decay, optim.beta1, optim.beta2, optim.eps, optim.clip)
-    if adapter.kind == "none":
+    optim = config.optim
+    settings = OptimizerSettings(optim.weight_decay, optim.beta1, optim.beta2, optim.eps, optim.clip, optim.lora_plus)
+    if config.adapter.kind == "none":
         return TrialOpening(slot, config.seed, settings)
-    lora = AdapterSettings(adapter.rank, adapter.alpha, adapter.dropout, tuple(adapter.targets), adapter.rslora)
-    return TrialOpening(slot, config.seed, settings, lora)
+    return TrialOpening(slot, config.seed, settings, adapter_settings(config))
 
 
 def _schedule(config: RunConfig, total: int) -> Schedule:
@@ -236,4 +281,4 @@ def start_records(tracker: Tracker, config: RunConfig, tags: dict[str, str]) -> 
     settings: dict[str, Any] = to_dict(config)
     del settings["name"], settings["home"]  # where and who, not how: they would be columns of every comparison
     tracker.params(settings)
-    tracker.tags(tags)
+    tracker.tags({**tags, "ftcluster.base_revision": base_revision(config.model.path, config.model.revision)})

@@ -24,6 +24,7 @@ from ftcluster.errors import FtclusterError, TrialError
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.bench import Bench
 from ftcluster.training.loop import Progress
+from ftcluster.training.requests import Work, alone
 from ftcluster.training.session import Session, start_records
 
 ERROR_LOG = "error.log"
@@ -51,7 +52,7 @@ class Outcome:
 
 
 class Worker:
-    """One trial at a time; ``peek`` and ``stop`` may be called from another thread meanwhile."""
+    """Trains stretches, one or several at a time; ``stop`` may be called from another thread meanwhile."""
 
     def __init__(self, threads: int = 0, *, gpus: bool = True) -> None:
         """``gpus=False``: a host that reserved none, on a node that may have some for others."""
@@ -59,16 +60,14 @@ class Worker:
         self._gpus = gpus
         self._bench = Bench()
         self._stop = threading.Event()
-        self._progress: Progress | None = None
 
     def run(self, job: Job, observe: Callable[[Progress], None] = lambda _: None) -> Outcome:
+        """``work``, carried out alone."""
+        return alone(self.work(job, observe))
+
+    def work(self, job: Job, observe: Callable[[Progress], None] = lambda _: None) -> Work[Outcome]:
         """Train a stretch; every failure comes back in the outcome and is written to the run's spool."""
         folder = RunFolder(Path(job.folder))
-        self._progress = None
-
-        def note(progress: Progress) -> None:
-            self._progress = progress
-            observe(progress)
 
         try:
             config = from_dict(job.config)
@@ -77,7 +76,7 @@ class Worker:
             if threads := config.engine.threads or self._threads:
                 torch.set_num_threads(threads)
             with storing("the run", folder.path):
-                return self._train(config, folder, job, note)
+                return (yield from self._train(config, folder, job, observe))
         except FtclusterError as error:
             return Outcome(error=error)
         except torch.OutOfMemoryError as error:
@@ -90,7 +89,9 @@ class Worker:
                 error=TrialError(f"{type(error).__name__}: {error}", where=folder.path.name, remedy=f"see {log}")
             )
 
-    def _train(self, config: RunConfig, folder: RunFolder, job: Job, note: Callable[[Progress], None]) -> Outcome:
+    def _train(
+        self, config: RunConfig, folder: RunFolder, job: Job, observe: Callable[[Progress], None]
+    ) -> Work[Outcome]:
         tracker = SpoolTracker(folder.path)
         try:
             if not folder.facts.exists():
@@ -104,19 +105,22 @@ class Worker:
                 tracker.tags({"ftcluster.warning": text})
 
             session = Session(
-                config, folder, job.prepared, self._bench, tracker, observe=note, stopping=self._stop.is_set, warn=warn
+                config,
+                folder,
+                job.prepared,
+                self._bench,
+                tracker,
+                observe=observe,
+                stopping=self._stop.is_set,
+                warn=warn,
             )
             with session:
-                self._progress = session.progress
-                report = session.run(job.until)
+                observe(session.progress)
+                report = yield from session.work(job.until)
                 short = report.step < min(job.until or session.plan.total, session.plan.total)
             return Outcome(report=report, stopped=short, warnings=tuple(warnings))
         finally:
             tracker.close()
-
-    def peek(self) -> Progress | None:
-        """How far the running stretch is."""
-        return self._progress
 
     def stop(self) -> None:
         """Save at the next step and return; further jobs return at once after one step."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -12,13 +13,20 @@ from transformers import AutoModelForCausalLM
 
 from ftcluster.contracts.batch import Batch
 from ftcluster.contracts.ports import BASE_SLOT, AdapterSettings, OptimizerSettings, TrialOpening
+from ftcluster.data.prepared.batches import Loader
+from ftcluster.data.prepared.documents import Document, Documents
 from ftcluster.engine.local import LocalEngine
+from ftcluster.engine.packed.engine import PackedEngine
 from ftcluster.engine.precision import Precision
 from ftcluster.errors import BadAdapter, ModelError
 from ftcluster.models.base import load_base
 
-ENGINES: dict[str, Callable[[Path, torch.dtype], LocalEngine]] = {
+ENGINES: dict[str, Callable[[Path, torch.dtype], LocalEngine | PackedEngine]] = {
     "local": lambda folder, dtype: LocalEngine(lambda: load_base(folder, dtype=dtype), Precision(dtype)),
+    "packed": lambda folder, dtype: PackedEngine(lambda: load_base(folder, dtype=dtype), Precision(dtype)),
+    "packed-fast": lambda folder, dtype: PackedEngine(
+        lambda: load_base(folder, dtype=dtype), Precision(dtype), exact=False
+    ),
 }
 LORA = AdapterSettings(rank=4, alpha=8.0)
 
@@ -92,6 +100,15 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
         assert torch.equal(tensor, other[name]), f"{name}: {(tensor - other[name]).abs().max()}"
 
 
+def trains_whole_models(engine: LocalEngine | PackedEngine) -> LocalEngine:
+    """The engine, if full fine-tunes are its business."""
+    if isinstance(engine, PackedEngine):
+        with pytest.raises(ValueError, match="a full fine-tune changes the base that packed trials share"):
+            engine.open(opening(adapter=None))
+        pytest.skip("packs share a frozen base; full fine-tunes run on the local engine")
+    return engine
+
+
 def peft_reference(
     folder: Path, steps: range, seed: int, adapter: AdapterSettings | None, lr: float
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -139,7 +156,7 @@ def test_a_lora_trial_equals_peft_with_torch_adamw_and_clipping(make, tiny_qwen2
 
 
 def test_a_full_fine_tune_equals_plain_transformers_with_torch_adamw(make, tiny_qwen2) -> None:
-    engine = make()
+    engine = trains_whole_models(make())
     engine.open(opening(adapter=None))
     losses = train(engine, 0, range(20), lr=1e-3)
     expected, _ = peft_reference(tiny_qwen2, range(20), 3, None, 1e-3)
@@ -157,6 +174,34 @@ def test_accumulation_equals_one_large_batch(make, tmp_path) -> None:
         assert losses == pytest.approx(results[0][0], abs=1e-12)
         for name, tensor in tensors.items():
             assert (tensor - results[0][1][name]).abs().max() < 1e-11
+
+
+def test_packing_changes_neither_loss_nor_gradient(make, tmp_path) -> None:
+    """Documents alone, all in one stream, and filled by best fit, among them full ones and some of one token."""
+    draw = np.random.default_rng(5)
+    sizes = [12, 1, 12, 7, 5, 3, 9, 1, 2, 11, 4, 8, 6, 1, 10, 12]
+    rows = Documents.of([Document(draw.integers(3, 300, n).astype(np.int32), draw.random(n) < 0.7) for n in sizes])
+    loaders = [
+        Loader(rows, 8, 1, seed=3),
+        Loader(rows, 8, 8, seed=3),
+        Loader(rows, 8, 1, seed=3, micro_tokens=12),
+        Loader(rows, 8, 1, seed=3, micro_tokens=29),
+    ]
+    results = []
+    for number, loader in enumerate(loaders):
+        engine = make()
+        engine.open(opening())
+        curve = []
+        for step in range(2 * loader.steps_per_epoch):
+            batches = loader.step_batches(step)
+            normaliser = {0: sum(batch.weight(0) for batch in batches)}
+            sums = [engine.forward_backward(b, normaliser, {0: (step, n)})[0].loss for n, b in enumerate(batches)]
+            curve += [sum(sums) / normaliser[0], engine.step(0, 1e-2)]
+        results.append((curve, weights_of(engine, 0, tmp_path / str(number))))
+    for curve, tensors in results[1:]:
+        assert curve == pytest.approx(results[0][0], rel=1e-12)  # losses and gradient norms
+        for name, tensor in tensors.items():
+            assert (tensor - results[0][1][name]).abs().max() < 1e-12
 
 
 def test_rows_of_weight_zero_are_no_ops(make, tmp_path) -> None:
@@ -224,6 +269,8 @@ def test_a_closed_slot_can_be_taken_again_and_starts_fresh(make, tmp_path) -> No
 @pytest.mark.parametrize("adapter", [AdapterSettings(rank=4, alpha=8.0, dropout=0.3), None], ids=["lora", "full"])
 def test_resume_equals_uninterrupted_bit_for_bit_in_any_slot(make, tmp_path, adapter) -> None:
     whole = make(torch.float32)
+    if adapter is None:
+        trains_whole_models(whole)
     whole.open(opening(0, adapter))
     expected = train(whole, 0, range(8), lr=1e-3)
     first = make(torch.float32)
@@ -309,3 +356,15 @@ def test_answers_do_not_depend_on_their_neighbours_or_their_order(make) -> None:
     together = engine.generate(BASE_SLOT, prompts, 6)
     assert together == [engine.generate(BASE_SLOT, [p], 6)[0] for p in prompts]
     assert engine.generate(BASE_SLOT, prompts[::-1], 6) == together[::-1]
+
+
+def test_lora_plus_gives_b_a_rate_of_its_own(make, tmp_path) -> None:
+    moved = []
+    for plus in (1.0, 4.0):
+        engine = make()
+        engine.open(TrialOpening(0, 3, OptimizerSettings(eps=1e-15, clip=0.0, lora_plus=plus), LORA))
+        train(engine, 0, range(1))
+        moved.append(weights_of(engine, 0, tmp_path / str(plus)))
+    for name, tensor in moved[0].items():  # B starts at zero and the first step is the rate, whatever the gradient
+        expected = 4 * tensor if "lora_B" in name else tensor
+        assert (moved[1][name] - expected).abs().max() < 1e-9, name

@@ -7,6 +7,7 @@ and reads attention and MLP in parallel; Mistral looks back through a sliding wi
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,14 @@ from transformers import AutoModelForCausalLM
 
 from ftcluster.contracts.batch import Batch
 from ftcluster.contracts.ports import AdapterSettings, OptimizerSettings, TrialOpening
-from ftcluster.data.batches import collate
+from ftcluster.data.prepared.batches import collate
 from ftcluster.engine.local import LocalEngine
+from ftcluster.engine.packed.engine import PackedEngine
 from ftcluster.engine.precision import Precision
 from ftcluster.models.base import load_base
 
-ARCHITECTURES = ["gpt2", "gpt_neox", "mistral", "qwen3", "opt"]
+ARCHITECTURES = ["gpt2", "gpt_neox", "mistral", "qwen3", "opt", "gemma3", "phi3"]
+ENGINES: dict[str, Any] = {"local": LocalEngine, "packed": PackedEngine}
 STEPS, LR, SEED = 5, 1e-2, 3
 LORA = AdapterSettings(rank=4, alpha=8.0)
 
@@ -42,8 +45,8 @@ def stream(step: int) -> Batch:
     return collate([(np.array(row, np.int32), np.ones(len(row), np.bool_)) for row in rows(step)], [0, 0, 0])
 
 
-def ours(folder: Path, adapter: AdapterSettings | None, result: Path) -> list[float]:
-    engine = LocalEngine(lambda: load_base(folder, dtype=torch.float64), Precision(torch.float64))
+def ours(folder: Path, adapter: AdapterSettings | None, result: Path, kind: str = "local") -> list[float]:
+    engine = ENGINES[kind](lambda: load_base(folder, dtype=torch.float64), Precision(torch.float64))
     engine.open(TrialOpening(0, SEED, OptimizerSettings(clip=0.5), adapter))
     losses = []
     for step in range(STEPS):
@@ -81,8 +84,9 @@ def plainly(folder: Path, lora: bool) -> tuple[torch.nn.Module, list[float]]:
     return model, losses
 
 
-def test_lora_on_every_linear_layer_equals_plain_peft_and_loads_there(folder: Path, tmp_path: Path) -> None:
-    found = ours(folder, LORA, tmp_path / "adapter")
+@pytest.mark.parametrize("kind", ENGINES)
+def test_lora_on_every_linear_layer_equals_plain_peft_and_loads_there(folder: Path, tmp_path: Path, kind: str) -> None:
+    found = ours(folder, LORA, tmp_path / "adapter", kind)
     model, expected = plainly(folder, lora=True)
     assert found == pytest.approx(expected, abs=1e-10)
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
@@ -95,8 +99,9 @@ def test_lora_on_every_linear_layer_equals_plain_peft_and_loads_there(folder: Pa
 def test_a_full_fine_tune_equals_plain_torch_and_loads_in_transformers(folder: Path, tmp_path: Path) -> None:
     found = ours(folder, None, tmp_path / "model")
     model, expected = plainly(folder, lora=False)
-    assert found == pytest.approx(expected, abs=1e-10)
+    rounding = 1e-7 if folder.name == "gemma3" else 1e-10  # Gemma's norms compute in fp32 whatever the model's type is
+    assert found == pytest.approx(expected, abs=rounding)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float64)
     tokens = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
-        assert (loaded(tokens).logits - model(tokens).logits).abs().max() < 1e-9
+        assert (loaded(tokens).logits - model(tokens).logits).abs().max() < 10 * rounding

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from ftcluster.contracts.batch import Batch
 from ftcluster.contracts.ports import AdapterSettings, OptimizerSettings, TrialOpening
-from ftcluster.data.batches import collate
+from ftcluster.data.prepared.batches import collate
 from ftcluster.engine.local import LocalEngine
 from ftcluster.engine.precision import Precision
 from ftcluster.models import adapters

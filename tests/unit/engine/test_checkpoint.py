@@ -158,10 +158,10 @@ def test_several_damaged_checkpoints_are_each_told_and_a_name_used_before_does_n
     assert len(list(tmp_path.glob(".damaged-step-*"))) == 6
 
 
-def test_collecting_keeps_the_newest_and_whatever_is_protected(tmp_path: Path) -> None:
+def test_collecting_keeps_the_newest(tmp_path: Path) -> None:
     made = [commit(tmp_path, step, content(step, size=10)) for step in (5, 10, 15, 20, 100)]
-    collect(tmp_path, keep=2, protect=[made[1]])
-    assert sorted(path.name for path in tmp_path.iterdir()) == [made[1].name, made[3].name, made[4].name]
+    collect(tmp_path, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [made[3].name, made[4].name]
     collect(tmp_path, keep=0)
     assert [path.name for path in tmp_path.iterdir()] == [made[4].name], "the newest is never removed"
 

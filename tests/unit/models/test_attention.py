@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_samples import save_sample
 
+from ftcluster.data.prepared.packing import best_fit
 from ftcluster.errors import ModelError
 from ftcluster.models.attention import NAME, Documents, attending_by_document, check_isolation, document_attention
 from ftcluster.models.base import load_base
@@ -89,6 +90,21 @@ def test_any_lengths_in_any_order_agree_with_documents_alone(
     rows = documents(tuple(lengths), seed)
     for row, logits in zip(rows, on_a_stream(load(architecture), rows), strict=True):
         assert (logits - alone(load(architecture), row)).abs().max() < 1e-10
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 16), min_size=1, max_size=12), st.integers(0, 2**31))
+@pytest.mark.parametrize("architecture", ["qwen2", "llama"])
+def test_documents_packed_by_best_fit_are_read_as_if_alone(
+    load: Load, architecture: str, lengths: list[int], seed: int
+) -> None:
+    """Bins of 16 tokens: some documents fill one, others share it with many of one token."""
+    model, rows = load(architecture), documents((*lengths, 16, 1), seed)
+    for bin in best_fit([len(row) for row in rows], 16):
+        packed = [rows[index] for index in bin]
+        for row, logits in zip(packed, on_a_stream(model, packed), strict=True):
+            plain = alone(model, row)
+            assert (logits - plain).abs().max() < 1e-12 * plain.abs().max()
 
 
 def test_gradients_of_a_document_are_those_it_has_alone(load: Load) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_samples import save_sample
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -17,11 +18,12 @@ from ftcluster.models.base import (
     check_folder,
     check_vocabulary,
     fingerprint,
+    has_dropout,
     load_base,
-    load_tokenizer,
     save_model,
     skeleton,
 )
+from ftcluster.models.tokenizer import load_tokenizer
 
 WEIGHTS = "model.safetensors"
 
@@ -46,6 +48,20 @@ def test_a_base_is_frozen_in_evaluation_mode_and_of_the_wanted_dtype(tiny_qwen2:
     assert not any(p.requires_grad for p in base.model.parameters())
     assert base.revision == fingerprint(tiny_qwen2)
     assert load_base(tiny_qwen2, revision="main").revision == "main"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "setting"),
+    [("gpt2", "resid_pdrop"), ("gpt_neox", "hidden_dropout"), ("qwen2", "attention_dropout")],
+)
+def test_dropout_of_a_models_own_is_noticed_and_that_of_heads_it_lacks_is_not(
+    architecture: str, setting: str, tmp_path: Path
+) -> None:
+    folder = save_sample(architecture, tmp_path)
+    assert not has_dropout(skeleton(folder))  # GPT-2 and GPT-NeoX come with 0.1 for the heads of classifiers
+    edit_config(folder, **{setting: 0.2})
+    skeleton.cache_clear()
+    assert has_dropout(skeleton(folder))
 
 
 def test_loading_and_saving_draw_no_progress_bars_and_leave_them_on(

@@ -12,9 +12,9 @@ from training_samples import World
 
 from ftcluster.config.compose import compose
 from ftcluster.config.schema import RunConfig
-from ftcluster.errors import DataError, ModelError
-from ftcluster.models.base import load_tokenizer
-from ftcluster.training.bench import Bench, prepare_data, tokenizer_id
+from ftcluster.errors import DataError, ModelError, UsageError
+from ftcluster.models.tokenizer import load_tokenizer
+from ftcluster.training.bench import Bench, packs, prepare_data, tokenizer_id, trials_per_host
 
 
 @pytest.fixture
@@ -79,3 +79,36 @@ def test_the_tokenizers_identity_covers_its_files_and_its_template_but_no_weight
     assert changed != first
     (folder / "tokenizer.json").write_text("{}")
     assert tokenizer_id(folder) not in (first, changed)
+
+
+def with_dropout(config: RunConfig, folder: Path, dropout: float) -> RunConfig:
+    """The same on a base whose attention drops that share."""
+    shutil.copytree(config.model.path, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"attention_dropout": dropout}))
+    return replace(config, model=replace(config.model, path=str(folder)))
+
+
+def test_adapters_are_packed_unless_told_otherwise_and_full_fine_tunes_never(config: RunConfig) -> None:
+    assert packs(config)
+    assert not packs(replace(config, engine=replace(config.engine, name="local")))
+    assert not packs(replace(config, adapter=replace(config.adapter, kind="none")))
+
+
+def test_a_base_with_dropout_of_its_own_trains_alone_and_packing_it_is_refused(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    dropping = with_dropout(config, tmp_path / "dropping", 0.1)
+    assert not packs(dropping)
+    with pytest.raises(UsageError, match=r"engine\.name: the base has dropout of its own.*\n.*use engine=auto"):
+        prepare_data(replace(dropping, engine=replace(dropping.engine, name="packed")))
+    assert packs(with_dropout(config, tmp_path / "still", 0.0))
+
+
+def test_a_host_trains_several_trials_of_one_base_and_one_where_bases_differ(config: RunConfig) -> None:
+    assert trials_per_host(config, ["optim.lr"], gpus=False) == 4
+    assert trials_per_host(config, ["optim.lr"], gpus=True) == 1, "until memory is predicted"
+    told = replace(config, cluster=replace(config.cluster, trials_per_host=9))
+    assert trials_per_host(told, ["optim.lr"], gpus=True) == 9
+    for swept in ("adapter.kind", "engine.precision", "engine.threads"):
+        assert trials_per_host(told, [swept], gpus=False) == 1

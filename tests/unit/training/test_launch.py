@@ -57,7 +57,7 @@ def test_runs_are_registered_under_the_wanted_name_or_a_free_one_like_it(
     row = register(mine, ledger, "whatever")
     assert (row.name, row.kind, row.folder, row.state) == ("mine", "train", str(home / "mine"), RunState.WAITING)
     assert row.config["name"] == "mine"
-    with pytest.raises(StoreError, match=r'there is a run "mine" already.*\n.*try name=mine-2'):
+    with pytest.raises(UsageError, match=r'there is a run "mine" already.*\n.*try name=mine-2'):
         register(mine, ledger, "whatever")
 
 

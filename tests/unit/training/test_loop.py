@@ -14,11 +14,18 @@ import pytest
 from ftcluster.contracts.batch import Batch, LossSums
 from ftcluster.contracts.ports import TrialOpening
 from ftcluster.contracts.trial import RunState
-from ftcluster.data.batches import Loader
-from ftcluster.data.documents import Document, Documents
+from ftcluster.data.prepared.batches import Loader
+from ftcluster.data.prepared.documents import Document, Documents
 from ftcluster.engine.schedule import Schedule
 from ftcluster.errors import Diverged
-from ftcluster.training.loop import Parts, Progress, train
+from ftcluster.training.loop import Parts, Progress
+from ftcluster.training.loop import train as train_in_requests
+from ftcluster.training.requests import alone
+
+
+def train(parts: Parts, progress: Progress, until: int) -> Progress:
+    return alone(train_in_requests(parts, progress, until), parts.clock)
+
 
 DATA = Documents.of([Document(np.array([5, 6, 7], np.int32), np.array([0, 1, 1], np.bool_))] * 6)
 
@@ -43,6 +50,9 @@ class ScriptedEngine:
     def step(self, slot: int, lr: float) -> float:  # noqa: ARG002 - the port's signature
         self.rates.append(lr)
         return self.norms.get(len(self.rates) - 1, 0.5)
+
+    def step_many(self, rates: Mapping[int, float]) -> dict[int, float]:
+        return {slot: self.step(slot, lr) for slot, lr in rates.items()}
 
     def open(self, trial: TrialOpening) -> None: ...
     def evaluate(self, batch: Batch) -> list[LossSums]:
@@ -157,9 +167,10 @@ def test_each_record_of_a_step_has_the_rate_the_step_was_made_with() -> None:
 
 def test_time_is_that_of_training_steps_only_and_tokens_are_those_read() -> None:
     end = train(Bed().parts(), Progress(), 4)
-    assert end.seconds == 4 * 0.25
+    # A tick each for loading, every micro-batch and the update: steps have two micro-batches and one in turns.
+    assert end.seconds == 2 * (4 + 3) * 0.25
     assert end.tokens == 2 * 6 * 3
-    assert end.tokens_per_s == 2 * 3 / 0.25, "of the newest step"
+    assert end.tokens_per_s == 2 * 3 / (3 * 0.25), "of the newest step"
 
 
 def test_records_may_be_rarer_than_steps() -> None:

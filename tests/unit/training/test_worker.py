@@ -9,12 +9,13 @@ import pytest
 from training_samples import STEPS, World, curves
 
 from ftcluster.config.compose import compose, to_dict
+from ftcluster.engine.packed.layer import _Adapted
 from ftcluster.errors import ConfigError, Diverged, StoreError, TrialError
 from ftcluster.tracking.records import SPOOL, read_lines
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.bench import prepare_data
 from ftcluster.training.loop import Progress
-from ftcluster.training.worker import Job, Worker
+from ftcluster.training.worker import ERROR_LOG, Job, Worker
 
 
 @pytest.fixture
@@ -45,14 +46,9 @@ def test_a_stretch_ends_with_a_report_and_settings_are_recorded_once(job: Job) -
 
 
 def test_progress_can_be_watched_meanwhile(job: Job) -> None:
-    worker, seen = Worker(), []
-
-    def note(progress: Progress) -> None:
-        assert worker.peek() == progress
-        seen.append(progress.step)
-
-    worker.run(job, note)
-    assert seen == [1, 2, 3, 4, 5, 6]
+    seen: list[int] = []
+    Worker().run(job, lambda progress: seen.append(progress.step))
+    assert seen == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_asked_to_stop_it_saves_says_so_and_the_next_worker_goes_on(job: Job) -> None:
@@ -69,6 +65,23 @@ def test_a_divergence_is_a_value(job: Job) -> None:
     outcome = Worker().run(with_config(job, "optim", lr=1e30))
     assert isinstance(outcome.error, Diverged)
     assert outcome.report is None
+
+
+def test_a_defect_in_the_middle_of_training_is_a_value_and_kept_in_full(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a kernel is missing")
+
+    monkeypatch.setattr(_Adapted, "backward", staticmethod(fail))
+    worker = Worker()
+    outcome = worker.run(job)
+    assert isinstance(outcome.error, TrialError)
+    assert outcome.error.message == "RuntimeError: a kernel is missing"
+    assert outcome.error.remedy == f"see {Path(job.folder) / ERROR_LOG}"
+    assert "in backward" in (Path(job.folder) / ERROR_LOG).read_text()
+    monkeypatch.undo()
+    assert worker.run(replace(job, until=1)).report is not None  # nothing is left open
 
 
 def test_a_config_of_another_version_is_a_value(job: Job) -> None:

@@ -1,0 +1,345 @@
+"""The packed engine: LoRA trials of one base train together, each exactly as if it were alone.
+
+    batch (documents of many slots) -> stream sorted by slot -> one pass through the base, with each trial's adapter
+    on its own tokens -> loss sums per trial -> gradients into the bank -> one AdamW pass over the trials' rows
+
+A trial is a row of a ``Bank``: it comes and goes between steps without anything being loaded, moved or compiled.
+Nothing here reads the global random generator. Full fine-tunes are the ``local`` engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ftcluster.contracts.batch import Batch, LossSums
+from ftcluster.contracts.ports import BASE_SLOT, AdapterSettings, TrialOpening
+from ftcluster.engine.packed.adamw import Update
+from ftcluster.engine.packed.bank import Bank, Site, bucket_of
+from ftcluster.engine.packed.layer import PackedActivation, PackedLinear, Route, Segment
+from ftcluster.engine.precision import Precision
+from ftcluster.engine.saved import OPTIMIZER, check_base
+from ftcluster.errors import TrialError
+from ftcluster.models import adapters
+from ftcluster.models.activations import activations
+from ftcluster.models.attention import Documents, attending_by_document, check_isolation
+from ftcluster.models.base import Base
+from ftcluster.models.generation import generate
+from ftcluster.models.integrity import Integrity, check_adapter, write_integrity
+from ftcluster.models.output import Output, find_output
+from ftcluster.models.targets import linear_layers, resolve_targets, weight_of
+from ftcluster.objectives.cross_entropy import head_losses
+
+_MOMENTS = {"exp_avg": "first", "exp_avg_sq": "second"}
+
+
+@dataclass
+class _Trial:
+    opening: TrialOpening
+    adapter: AdapterSettings
+    bank: Bank
+    row: int
+    sites: frozenset[int]
+    steps: int = 0
+
+    def segment(self, start: int, end: int, clock: tuple[int, int] | None) -> Segment:
+        """Its tokens in a stream; without a clock there is no dropout."""
+        return Segment(
+            start,
+            end,
+            self.bank,
+            self.row,
+            scale=adapters.scale_of(self.adapter),
+            sites=self.sites,
+            dropout=self.adapter.dropout if clock else 0.0,
+            clock=(self.opening.seed, *(clock or (0, 0))),
+        )
+
+
+@dataclass
+class _Packed:
+    """A base whose linear layers were replaced, once."""
+
+    base: Base
+    sites: list[Site]
+    output: Output
+    route: Route
+    banks: dict[int, Bank] = field(default_factory=dict)
+
+
+class PackedEngine:
+    """See ``ftcluster.contracts.ports.Engine`` for what each method promises."""
+
+    def __init__(self, load: Callable[[], Base], precision: Precision, *, exact: bool = True) -> None:
+        self._load, self._precision, self._exact = load, precision, exact
+        self._made: _Packed | None = None
+        self._trials: dict[int, _Trial] = {}
+
+    @property
+    def base(self) -> Base:
+        """The frozen base, loaded on first use."""
+        return self._packed.base
+
+    @property
+    def _packed(self) -> _Packed:
+        if self._made is None:
+            base = self._load()
+            check_isolation(base.model, base.device)
+            self._made = _pack(base, exact=self._exact)
+        return self._made
+
+    @property
+    def memory(self) -> int:
+        """Bytes of all adapters and their optimizer state."""
+        return sum(bank.bytes for bank in self._packed.banks.values())
+
+    # Trials ------------------------------------------------------------------------------------------------------
+
+    @property
+    def slots(self) -> list[int]:
+        """Those that hold a trial."""
+        return sorted(self._trials)
+
+    def open(self, trial: TrialOpening) -> None:
+        if trial.slot in self._trials or trial.slot < 0:
+            raise ValueError(f"slot {trial.slot} is taken or negative")
+        if trial.adapter is None:
+            raise ValueError("a full fine-tune changes the base that packed trials share")
+        made = self._trial(trial, trial.adapter)
+        drawn = adapters.initial_a(
+            [(self._packed.sites[s].inputs, self._packed.sites[s].outputs) for s in sorted(made.sites)],
+            trial.adapter.rank,
+            trial.seed,
+        )
+        for site, values in zip(sorted(made.sites), drawn, strict=True):
+            made.bank.read("master", made.row, site, trial.adapter.rank)[0].copy_(values)
+        made.bank.refresh(made.row)
+
+    def _trial(self, opening: TrialOpening, adapter: AdapterSettings) -> _Trial:
+        packed = self._packed
+        wanted = set(resolve_targets(packed.base.model, adapter.targets))
+        sites = frozenset(i for i, site in enumerate(packed.sites) if site.path.rpartition(".")[2] in wanted)
+        rank = bucket_of(adapter.rank)
+        if rank not in packed.banks:
+            weights = self._precision.weights
+            packed.banks[rank] = Bank(
+                packed.sites,
+                rank,
+                master=torch.float64 if weights is torch.float64 else torch.float32,
+                compute=weights,
+                device=packed.base.device,
+            )
+        bank = packed.banks[rank]
+        made = _Trial(opening, adapter, bank, bank.take(), sites)
+        self._trials[opening.slot] = made
+        return made
+
+    def close(self, slot: int) -> None:
+        trial = self._trials.pop(slot)
+        trial.bank.give_back(trial.row)
+        if trial.bank.empty:  # the next trials may be of other ranks
+            del self._packed.banks[trial.bank.rank]
+
+    # Passes ------------------------------------------------------------------------------------------------------
+
+    def forward_backward(
+        self, batch: Batch, normalisers: Mapping[int, float], clock: Mapping[int, tuple[int, int]]
+    ) -> dict[int, LossSums]:
+        sums: dict[int, LossSums] = {}
+        totals: list[Tensor] = []
+        for slot, mine, losses_N, weights_N, _ in self._losses(batch, clock):
+            total = (losses_N * weights_N).sum()
+            if weights_N.numel():
+                totals.append(total / normalisers[slot])
+            sums[slot] = LossSums(float(total.detach()), float(weights_N.double().sum()), len(mine.tokens_T))
+        if totals:
+            with _shared("a pass", alone=len(sums) == 1):
+                torch.autograd.backward(totals)
+        return sums
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> list[LossSums]:
+        sums: list[LossSums] = [LossSums()] * len(batch.lengths)
+        for slot, mine, losses_N, weights_N, at_N in self._losses(batch, None):
+            rows = [row for row, owner in enumerate(batch.slots) if owner == slot]
+            documents_N = mine.documents_T[at_N]
+            loss_B, weight_B = torch.zeros(2, len(rows), dtype=torch.float64)
+            loss_B.index_add_(0, documents_N, (losses_N * weights_N).double().cpu())
+            weight_B.index_add_(0, documents_N, weights_N.double().cpu())
+            for i, row in enumerate(rows):
+                sums[row] = LossSums(loss_B[i].item(), weight_B[i].item(), mine.lengths[i])
+        return sums
+
+    def _losses(
+        self, batch: Batch, clock: Mapping[int, tuple[int, int]] | None
+    ) -> list[tuple[int, Batch, Tensor, Tensor, Tensor]]:
+        """Per slot: its documents, and loss, weight and place of each of its tokens that carry loss, [N] each."""
+        packed, device = self._packed, self._packed.base.device
+        mine = {slot: batch.select(slot) for slot in sorted(set(batch.slots))}
+        segments, start = [], 0
+        for slot, part in mine.items():
+            end = start + len(part.tokens_T)
+            trial = self._trial_in(slot)
+            segments.append(trial.segment(start, end, clock[slot] if clock else None) if trial else Segment(start, end))
+            start = end
+        with self._routed(segments), attending_by_document(packed.base.model):
+            hidden_TH = packed.output.hidden(
+                torch.cat([part.tokens_T for part in mine.values()]).to(device),
+                torch.cat([part.positions_T for part in mine.values()]).to(device),
+                tuple(Documents.of(part.lengths, device) for part in mine.values()),
+            )
+            found = []
+            for (slot, part), segment in zip(mine.items(), segments, strict=True):
+                at_N = part.weights_T.nonzero().squeeze(1)
+                hidden_NH = hidden_TH[segment.start : segment.end][at_N.to(device)]
+                losses_N = packed.output.losses(hidden_NH, part.targets_T[at_N].to(device), head_losses)
+                found.append((slot, part, losses_N, part.weights_T[at_N].to(losses_N), at_N))
+        return found
+
+    def generate(
+        self, slot: int, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: Sequence[int] = ()
+    ) -> list[list[int]]:
+        trial = self._trial_in(slot)
+        everything = torch.iinfo(torch.int64).max
+        segment = trial.segment(0, everything, None) if trial else Segment(0, everything)
+        with self._routed([segment]):
+            return generate(self.base, prompts, max_new_tokens, stops=stops)
+
+    def _trial_in(self, slot: int) -> _Trial | None:
+        if slot not in self._trials and slot != BASE_SLOT:
+            raise ValueError(f"slot {slot} holds no trial")
+        return self._trials.get(slot)
+
+    @contextmanager
+    def _routed(self, segments: Sequence[Segment]) -> Iterator[None]:
+        route = self._packed.route
+        route.segments = tuple(segments)
+        try:
+            yield
+        finally:
+            route.segments = ()
+
+    def step(self, slot: int, lr: float) -> float:
+        return self.step_many({slot: lr})[slot]
+
+    def step_many(self, rates: Mapping[int, float]) -> dict[int, float]:
+        norms: dict[int, float] = {}
+        with _shared("a step", alone=len(rates) == 1):
+            for bank in self._packed.banks.values():
+                mine = {slot: trial for slot in rates if (trial := self._trials[slot]).bank is bank}
+                updates: dict[int, Update] = {}
+                for slot, trial in mine.items():
+                    trial.steps += 1
+                    updates[trial.row] = Update(trial.steps, rates[slot], trial.opening.optimizer)
+                if updates:
+                    found = bank.step(updates)
+                    norms |= {slot: found[trial.row] for slot, trial in mine.items()}
+        return norms
+
+    # Files -------------------------------------------------------------------------------------------------------
+
+    def export(self, slot: int, folder: Path) -> Integrity:
+        """Write the adapter in PEFT's format.
+
+        Raises:
+            BadAdapter: the integrity gate refused what was written.
+        """
+        trial = self._trials[slot]
+        tensors = {adapters.file_name(path): values for path, values in self._tensors(trial, "master").items()}
+        adapters.write_adapter(self.base, trial.adapter, tensors, folder)
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        integrity = check_adapter(folder, shapes=shapes, base_revision=self.base.revision)
+        write_integrity(folder, integrity)
+        return integrity
+
+    def save(self, slot: int, folder: Path) -> None:
+        trial = self._trials[slot]
+        self.export(slot, folder)
+        state = {
+            f"{key}:{path}": values
+            for key, table in _MOMENTS.items()
+            for path, values in self._tensors(trial, table).items()
+        }
+        step = torch.tensor(float(trial.steps))
+        state |= {f"step:{path}": step.clone() for path in self._tensors(trial, "master")} if trial.steps else {}
+        save_file(state if trial.steps else {}, folder / OPTIMIZER)
+
+    def load(self, slot: int, folder: Path) -> None:
+        trial = self._trials[slot]
+        check_base(self.base, folder)
+        mine = {adapters.file_name(path): (path, values) for path, values in self._tensors(trial, "master").items()}
+        saved = adapters.read_adapter(folder, {name: values.shape for name, (_, values) in mine.items()})
+        self._fill(trial, "master", {path: saved[name] for name, (path, _) in mine.items()})
+        state: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}, "step": {}}
+        for name, values in load_file(folder / OPTIMIZER).items():
+            key, _, path = name.partition(":")
+            state[key][path] = values
+        trial.steps = int(max((float(count) for count in state["step"].values()), default=0))
+        trial.bank.clear_state(trial.row)
+        for key, table in _MOMENTS.items():
+            self._fill(trial, table, state[key])
+        trial.bank.refresh(trial.row)
+
+    def adapter(self, slot: int) -> dict[str, Tensor]:
+        """The trial's A [rank, in] and B [out, rank] by parameter path, copied to the CPU."""
+        return self._tensors(self._trials[slot], "master")
+
+    def _tensors(self, trial: _Trial, table: str) -> dict[str, Tensor]:
+        """Copies of a trial's numbers on the CPU, by parameter path."""
+        found = {}
+        for site in sorted(trial.sites):
+            path = self._packed.sites[site].path
+            a_RI, b_OR = trial.bank.read(table, trial.row, site, trial.adapter.rank)
+            for letter, values in (("A", a_RI), ("B", b_OR)):
+                found[f"{path}.lora_{letter}.weight"] = values.to("cpu", copy=True).contiguous()
+        return found
+
+    def _fill(self, trial: _Trial, table: str, tensors: Mapping[str, Tensor]) -> None:
+        for site in sorted(trial.sites):
+            path = self._packed.sites[site].path
+            for letter, place in zip("AB", trial.bank.read(table, trial.row, site, trial.adapter.rank), strict=True):
+                if (values := tensors.get(f"{path}.lora_{letter}.weight")) is not None:
+                    place.copy_(values)
+
+
+@contextmanager
+def _shared(what: str, *, alone: bool) -> Iterator[None]:
+    """Around what changes trials, and must not be tried again once it did so for some of them.
+
+    Raises:
+        TrialError: it failed with several trials in it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if alone:
+            raise
+        remedy = "lower cluster.trials_per_host or optim.micro_batch"
+        raise TrialError(f"{what} of several trials failed half-way: {error}", remedy=remedy) from error
+
+
+def _pack(base: Base, *, exact: bool) -> _Packed:
+    """Replace the base's linear layers and activations; its numbers stay the same."""
+    route = Route(exact=exact)
+    output = find_output(base.model)
+    sites: list[Site] = []
+    for path, layer in list(linear_layers(base.model)):
+        weight = weight_of(layer).detach()
+        sites.append(Site(path, weight.shape[1], weight.shape[0]))
+        bias = layer.bias.detach() if layer.bias is not None else None
+        _replace(base, path, PackedLinear(layer, weight, bias, len(sites) - 1, route))
+    for path, activation in list(activations(base.model)):
+        _replace(base, path, PackedActivation(activation, route))
+    base.model.requires_grad_(False).eval()
+    return _Packed(base, sites, output, route)
+
+
+def _replace(base: Base, path: str, module: torch.nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(base.model.get_submodule(parent), name, module)

@@ -1,0 +1,96 @@
+"""What runs inside a host's process: takes stretches from several callers at once and trains them together.
+
+Callers wait in threads of their own; all training happens in one thread, which keeps the base and its engine warm.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ftcluster.errors import TrialError
+from ftcluster.training.loop import Progress
+from ftcluster.training.pack import Pack
+from ftcluster.training.worker import Job, Outcome, Worker
+
+_BUDGET = 1024  # tokens of a pass that trials share on a CPU: larger ones fall out of its caches
+_BUDGET_CUDA = 8192
+
+
+@dataclass(eq=False)
+class _Stretch:
+    """A job, who waits for its end, and how far it is."""
+
+    job: Job
+    waiting: Future[Outcome] = field(default_factory=Future)
+    progress: Progress | None = None
+
+    def note(self, progress: Progress) -> None:
+        self.progress = progress
+
+
+class HostWorker:
+    """``run``, ``peek`` and ``stop`` may be called from any thread."""
+
+    def __init__(self, threads: int = 0, *, gpus: bool = True) -> None:
+        """``gpus=False``: a host that reserved none, on a node that may have some for others."""
+        self._worker = Worker(threads, gpus=gpus)
+        self._budget = _BUDGET_CUDA if gpus else _BUDGET
+        self._inbox: queue.SimpleQueue[_Stretch] = queue.SimpleQueue()
+        self._here: dict[_Stretch, None] = {}  # taken in and not ended yet
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()  # held to put something into the inbox, and to end the thread that reads it
+
+    def run(self, job: Job) -> Outcome:
+        """Train a stretch beside whatever else is here, and wait for its end."""
+        stretch = _Stretch(job)
+        with self._lock:
+            self._inbox.put(stretch)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="training", daemon=True)
+                self._thread.start()
+        return stretch.waiting.result()
+
+    def peek(self) -> dict[str, Progress]:
+        """How far the running stretches are, by their folders."""
+        return {stretch.job.folder: stretch.progress for stretch in tuple(self._here) if stretch.progress}
+
+    def stop(self) -> None:
+        """Save everything at the next step and return; further jobs return after one step."""
+        self._worker.stop()
+
+    def _serve(self) -> None:
+        pack: Pack[_Stretch, Outcome] = Pack(self._budget)
+        try:
+            while True:
+                self._admit(pack)
+                for stretch, outcome in pack.turn():
+                    self._end(stretch, outcome)
+        except BaseException as error:  # the end of this thread: nobody may wait for ever, and the next job needs one
+            with self._lock:
+                self._thread = None
+                with suppress(queue.Empty):
+                    while True:
+                        self._here[self._inbox.get_nowait()] = None
+                for stretch in tuple(self._here):
+                    self._here.pop(stretch)
+                    stretch.waiting.set_exception(error)
+            raise
+
+    def _admit(self, pack: Pack[_Stretch, Outcome]) -> None:
+        """Take in what has arrived; with nothing to do, wait for it."""
+        while not len(pack) or not self._inbox.empty():
+            stretch = self._inbox.get()
+            self._here[stretch] = None
+            if (ended := pack.add(stretch, self._worker.work(stretch.job, stretch.note))) is not None:
+                self._end(stretch, ended)
+
+    def _end(self, stretch: _Stretch, outcome: Outcome | Exception) -> None:
+        if isinstance(outcome, Exception):  # what a worker could not even write down, on a full disk for example
+            problem, remedy = f"{type(outcome).__name__}: {outcome}", "resume it once that is mended"
+            outcome = Outcome(error=TrialError(problem, where=stretch.job.folder, remedy=remedy))
+        self._here.pop(stretch)
+        stretch.waiting.set_result(outcome)
