@@ -7,7 +7,7 @@ PYTEST ?=
 # One thread per test process, and one process per core of the smallest machine; a file's tests stay together.
 RUN_PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
-FAST := not slow and not chaos and not demo and not browser and not gpu
+FAST := not slow and not chaos and not whole and not browser and not gpu
 .PHONY: help install install-dev demo test check lint format chaos bench screenshots lock clean
 
 help: ## this list
@@ -22,8 +22,8 @@ install-dev:
 demo: install ## the whole product on a tiny model: train, sweep, compare, promote (about 4 minutes)
 	@$(BIN)/ftcluster demo
 
-test: install-dev ## all tests but those that kill processes or need a GPU
-	@$(RUN_PYTEST) $(PARALLEL) -m "not chaos and not demo and not gpu" $(PYTEST)
+test: install-dev ## all tests but those of `make chaos` or that need a GPU (under 8 minutes)
+	@$(RUN_PYTEST) $(PARALLEL) -m "not chaos and not whole and not gpu" $(PYTEST)
 
 check: lint ## formatter, linter, types, layers, fast tests (about a minute)
 	@$(RUN_PYTEST) $(PARALLEL) -m "$(FAST)" $(PYTEST)
@@ -38,8 +38,8 @@ format: install-dev ## formats the code and repairs what the linter can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-chaos: install-dev ## tests that kill processes, and the whole demo
-	@$(RUN_PYTEST) -m "(chaos or demo) and not gpu" $(PYTEST)
+chaos: install-dev ## tests that kill processes, and those that install or run everything
+	@$(RUN_PYTEST) -m "(chaos or whole) and not gpu" $(PYTEST)
 
 bench: install-dev ## each benchmark prints a ratio against a peer and how it was made
 	@for benchmark in benchmarks/*_vs_*.py; do $(BIN)/python $$benchmark || exit 1; done

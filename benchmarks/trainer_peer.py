@@ -16,16 +16,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCa
 from transformers.trainer_callback import PrinterCallback
 
 from ftcluster.contracts.ports import AdapterSettings, OptimizerSettings, TrialOpening
-from ftcluster.data.batches import Loader
-from ftcluster.data.folder import PreparedData
-from ftcluster.data.prepare import DataSettings, prepare
+from ftcluster.data.prepared.batches import Loader
+from ftcluster.data.prepared.folder import PreparedData
+from ftcluster.data.prepared.prepare import DataSettings, prepare
 from ftcluster.engine.local import LocalEngine
+from ftcluster.engine.packed.engine import PackedEngine
 from ftcluster.engine.precision import Precision
 from ftcluster.engine.schedule import Schedule
 from ftcluster.models.base import load_base
 from ftcluster.models.tiny import create_tiny_model
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.loop import Parts, Progress, train
+from ftcluster.training.requests import alone
 
 BATCH, LR, CLIP, RANK, ALPHA, SEED = 16, 1e-3, 1.0, 8, 16.0, 17
 
@@ -76,9 +78,10 @@ def set_up(folder: Path, rows: Path | None, hidden: int, layers: int, vocabulary
     return Setting(folder, model, data, steps)
 
 
-def run_ftcluster(setting: Setting, dtype: torch.dtype, *, full: bool = False) -> Curve:
+def run_ftcluster(setting: Setting, dtype: torch.dtype, *, full: bool = False, micro_tokens: int = 0) -> Curve:
     """The engine and loop that ``ftcluster train`` runs, with its tracker, without evaluation and checkpoints."""
-    engine = LocalEngine(lambda: load_base(setting.model, dtype=dtype), Precision(dtype))
+    kind = LocalEngine if full else PackedEngine
+    engine = kind(lambda: load_base(setting.model, dtype=dtype), Precision(dtype))
     adapter = None if full else AdapterSettings(RANK, ALPHA)
     engine.open(TrialOpening(0, SEED, OptimizerSettings(clip=CLIP), adapter))
     losses: list[float] = []
@@ -86,7 +89,7 @@ def run_ftcluster(setting: Setting, dtype: torch.dtype, *, full: bool = False) -
     parts = Parts(
         engine=engine,
         slot=0,
-        loader=Loader(setting.data.train, BATCH, BATCH, SEED),
+        loader=Loader(setting.data.train, BATCH, BATCH, SEED, micro_tokens=micro_tokens),
         schedule=Schedule(LR, setting.steps, shape="constant"),
         tracker=tracker,
         evaluate=dict,
@@ -99,7 +102,7 @@ def run_ftcluster(setting: Setting, dtype: torch.dtype, *, full: bool = False) -
         log_every=1,
     )
     started = time.perf_counter()
-    progress = train(parts, Progress(), setting.steps)
+    progress = alone(train(parts, Progress(), setting.steps))
     seconds = time.perf_counter() - started
     tracker.close()
     return Curve(losses, setting.steps / seconds, progress.tokens)

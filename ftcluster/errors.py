@@ -11,6 +11,7 @@
     ├── StoreError                exit 6   a folder, ledger or checkpoint cannot be read or written
     ├── TrackingError             exit 7   MLflow cannot be reached or refused a request
     ├── PromotionRefused          exit 8   a gate said no
+    ├── EndpointError             exit 9   a model behind a URL does not answer, or refuses
     └── Interrupted               exit 130 Ctrl-C
 
 An error carries ``where`` (field path, file:line, GPU, node) and ``remedy`` apart from its message, so
@@ -19,6 +20,9 @@ whether the same work could succeed on another try without a change by the user.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class FtclusterError(Exception):
@@ -60,10 +64,38 @@ class ConfigError(UsageError):
 
     def __init__(self, problems: list[str], *, where: str = "", remedy: str = "") -> None:
         self.problems = list(problems)
-        super().__init__("\n".join(self.problems), where=where, remedy=remedy)
+        listed = "\n".join(f"  - {problem}" for problem in self.problems)
+        message = f"{len(problems)} problems:\n{listed}" if len(problems) > 1 else "".join(problems)
+        super().__init__(message, where=where, remedy=remedy)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild_config_error, (type(self), self.problems, self.where, self.remedy))
+
+
+class Problems:
+    """Collects the problems of several checks, so that a user hears of all of them at once."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._where = self._remedy = ""
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Note the problems of a ConfigError raised inside, and go on behind the block."""
+        try:
+            yield
+        except ConfigError as error:
+            self.texts += error.problems
+            self._where, self._remedy = self._where or error.where, self._remedy or error.remedy
+
+    def refuse(self, where: str = "") -> None:
+        """Raise what was noted, each text once.
+
+        Raises:
+            ConfigError: something was.
+        """
+        if self.texts:
+            raise ConfigError(list(dict.fromkeys(self.texts)), where=where or self._where, remedy=self._remedy)
 
 
 def _rebuild_config_error(kind: type[ConfigError], problems: list[str], where: str, remedy: str) -> ConfigError:
@@ -113,6 +145,13 @@ class PromotionRefused(FtclusterError):
     """A promotion gate said no; the message lists each gate that did."""
 
     exit_code = 8
+
+
+class EndpointError(FtclusterError):
+    """A model behind a URL does not answer, or refuses; replies it gave before are kept."""
+
+    exit_code = 9
+    retryable = True
 
 
 class Interrupted(FtclusterError):

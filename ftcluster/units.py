@@ -53,6 +53,15 @@ def format_bytes(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
+def format_count(count: float) -> str:
+    """``999`` -> ``"999"``, ``1_234_567`` -> ``"1.23 M"``; three digits that matter."""
+    for unit in ("", " k", " M", " G"):
+        if abs(count) < 999.5:
+            return f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:.3g} T"
+
+
 def format_seconds(seconds: float) -> str:
     """``75`` -> ``"1:15"``, ``3700`` -> ``"1:01:40"``; ``"-"`` when unknown (NaN or infinite)."""
     if not math.isfinite(seconds):

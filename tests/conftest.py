@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started with & by a script; programs under test inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine draws examples slowly, which says nothing about the code.
+settings.register_profile("ftcluster", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ftcluster")
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",

@@ -20,6 +20,7 @@ from transformers import (
     MambaConfig,
     MistralConfig,
     OPTConfig,
+    Phi3Config,
     PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -54,6 +55,7 @@ _CONFIGS: dict[str, tuple[type[PretrainedConfig], dict[str, object]]] = {
     "mamba": (MambaConfig, {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}),
     "mistral": (MistralConfig, {**_GROUPED, "sliding_window": _WINDOW}),
     "opt": (OPTConfig, {**_COMMON, "ffn_dim": 64, "word_embed_proj_dim": 32, "dropout": 0.0}),
+    "phi3": (Phi3Config, {**_GROUPED, "attention_dropout": 0.0}),
     "qwen2": (Qwen2Config, _GROUPED),
     "qwen2_sliding": (
         Qwen2Config,

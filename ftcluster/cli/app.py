@@ -25,6 +25,7 @@ class Verb(NamedTuple):
 
 VERBS: dict[str, Verb] = {
     "train": Verb("ftcluster.cli.train:train", "Train one model: full fine-tune, LoRA or pre-training.", _JOB),
+    "data": Verb("ftcluster.cli.data:data", "Check, look at, convert, split and sample training data.", _JOB),
     "sweep": Verb("ftcluster.cli.sweep:sweep", "Train many variants at once and stop the weak ones early.", _JOB),
     "runs": Verb("ftcluster.cli.runs:runs", "List runs and sweeps, show one, deliver what MLflow is missing.", _JOB),
     "compare": Verb(
@@ -105,6 +106,7 @@ def _ftcluster(
     [bold]Your own model and data[/bold]:
 
       ftcluster train experiment=lora_sft model=folder model.path=./qwen data=jsonl data.train=\\[rows.jsonl]
+      ftcluster data check rows.jsonl
       ftcluster sweep my_sweep.yaml
       ftcluster compare my-sweep
       ftcluster promote my-sweep

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ftcluster.cli.complete import complete_override, complete_sweep
+from ftcluster.cli.complete import complete_data, complete_data_file, complete_format, complete_override, complete_sweep
 
 Overrides = Annotated[
     list[str] | None,
@@ -43,3 +43,32 @@ TakeOver = Annotated[
     typer.Option("--take-over", help="Resume although its owner, on a host that cannot be asked, may still live."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables for people.")]
+DataWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="FILE|KEY=VALUE",
+        autocompletion=complete_data,
+        help="Data files, which become data.train, and the words of ftcluster train.",
+        show_default=False,
+    ),
+]
+DataFiles = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILE...",
+        autocompletion=complete_data_file,
+        help="Data files, folders of them, URLs, or hub:owner/name.",
+        show_default=False,
+    ),
+]
+DataFormat = Annotated[
+    str,
+    typer.Option(
+        "--format", metavar="NAME", autocompletion=complete_format, help="Their format; see ftcluster data formats."
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="FIELD=COLUMN", help="A field under another name in the files; may be repeated."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]

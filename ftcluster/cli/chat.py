@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftcluster.cli.arguments import Home, Json
+from ftcluster.cli.complete import complete_run
 from ftcluster.cli.output import console, notices, print_json
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def chat(
         str,
         typer.Argument(
             metavar="[REF]",
+            autocompletion=complete_run,
             help="A run, a sweep (its best trial), MODEL@ALIAS, or a model's folder; default: what finished last.",
             show_default=False,
         ),

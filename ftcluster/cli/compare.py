@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ftcluster.cli.arguments import Home, Json
+from ftcluster.cli.complete import complete_run
 from ftcluster.cli.output import console, notices, print_json
 from ftcluster.cli.progress import Bar
 from ftcluster.config.environment import default_home
@@ -17,7 +18,12 @@ from ftcluster.config.environment import default_home
 
 def compare(
     references: Annotated[
-        list[str], typer.Argument(metavar="SWEEP_OR_RUN...", help="A sweep, or runs by name, its beginning, or id.")
+        list[str],
+        typer.Argument(
+            metavar="SWEEP_OR_RUN...",
+            autocompletion=complete_run,
+            help="A sweep, or runs by name, its beginning, or id.",
+        ),
     ],
     top: Annotated[int, typer.Option(min=1, help="How many of a sweep's best trials to test.")] = 3,
     html: Annotated[

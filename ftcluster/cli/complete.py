@@ -1,4 +1,4 @@
-"""Shell completion of override words: ``model=<TAB>``, ``optim.<TAB>``, ``engine.device=<TAB>``, sweep names.
+"""Shell completion: override words (``model=<TAB>``, ``optim.<TAB>``, ``engine.device=<TAB>``), sweeps, names of runs.
 
 Bash alone takes ``model=ti`` for three words and wants back what follows the equals sign; ``answer_bash``
 stands between it and the rest, which sees whole words.
@@ -11,8 +11,12 @@ import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import typer
+
 from ftcluster.config.catalog import describe, groups, known_keys
-from ftcluster.config.environment import bash_completion, set_bash_completion, sweeps_folder
+from ftcluster.config.environment import bash_completion, default_home, set_bash_completion, sweeps_folder
+from ftcluster.config.locations import kind_of
+from ftcluster.ledger.listing import names_in
 
 
 def complete_override(incomplete: str) -> list[tuple[str, str]]:
@@ -25,11 +29,30 @@ def complete_override(incomplete: str) -> list[tuple[str, str]]:
 def complete_sweep(incomplete: str) -> list[tuple[str, str]]:
     """Shipped sweeps by name and YAML files and folders by path."""
     shipped = [(file.stem, "shipped") for file in sorted(sweeps_folder().glob("*.yaml"))]
-    folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    paths = [(f"{entry}/", "folder") for entry in entries if entry.is_dir()]
-    paths += [(str(entry), "sweep file") for entry in entries if entry.suffix in (".yaml", ".yml")]
-    return [(word, text) for word, text in shipped + paths if word.startswith(incomplete)]
+    paths = _paths(incomplete, lambda path: path.suffix in (".yaml", ".yml"), "sweep file")
+    return [(word, text) for word, text in shipped if word.startswith(incomplete)] + paths
+
+
+def complete_run(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Runs and sweeps of the home that was named so far, else of the default one."""
+    return names_in(Path(ctx.params.get("home") or default_home()), incomplete)
+
+
+def complete_data(incomplete: str) -> list[tuple[str, str]]:
+    """Data files and folders by path, and override words."""
+    return [*complete_data_file(incomplete), *complete_override(incomplete)]
+
+
+def complete_data_file(incomplete: str) -> list[tuple[str, str]]:
+    """Data files and folders by path."""
+    return _paths(incomplete, lambda path: bool(kind_of(path)), "data file")
+
+
+def complete_format(incomplete: str) -> list[str]:
+    """Formats of data files."""
+    from ftcluster.config.checks import CHOICES
+
+    return [name for name in CHOICES["data.format"] if name.startswith(incomplete)]
 
 
 def answer_bash(complete: Callable[[], int]) -> int:
@@ -45,6 +68,15 @@ def answer_bash(complete: Callable[[], int]) -> int:
     for answer in answers.getvalue().splitlines():
         print(answer[current.rfind("=") + 1 :])
     return code
+
+
+def _paths(incomplete: str, wanted: Callable[[Path], bool], text: str) -> list[tuple[str, str]]:
+    """Folders, and files that are wanted, that begin like this."""
+    folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    paths = [(f"{entry}/", "folder") for entry in entries if entry.is_dir()]
+    paths += [(str(entry), text) for entry in entries if entry.is_file() and wanted(entry)]
+    return [(path, what) for path, what in paths if path.startswith(incomplete)]
 
 
 def _rejoined(words: list[str], position: int) -> tuple[list[str], int]:

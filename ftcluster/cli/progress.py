@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -39,11 +40,28 @@ class Bar:
         if self._bar.live.is_started:  # rich prints an empty line for one that was never shown
             self._bar.stop()
 
-    def update(self, done: int, total: int, detail: str = "") -> None:
-        """``done`` of ``total`` units are done."""
+    def update(self, done: int, total: int | None, detail: str = "") -> None:
+        """``done`` of ``total`` units are done; None: nobody knows how many there are."""
         if notices().is_terminal:
             self._bar.start()
             self._bar.update(self._task, completed=done, total=total, detail=detail or f"{done}/{total}")
+
+
+class RowsBar(Bar):
+    """Rows of data files and how many of them a second; their number may not be known before they are read."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__(title)
+        self._started: float | None = None
+        self._before = 0
+
+    def update(self, done: int, total: int | None = None, detail: str = "") -> None:
+        """``done`` rows of ``total`` have been read."""
+        if self._started is None:  # the first rows also pay for the start of workers
+            self._started, self._before = time.perf_counter(), done
+        speed = (done - self._before) / max(time.perf_counter() - self._started, 1e-9)
+        rows = f"{done:,} rows" if total is None else f"{done:,} of {total:,} rows"
+        super().update(done, total, detail or (f"{rows}  {speed:,.0f} rows/s" if done > self._before else rows))
 
 
 class TrainingBar(Bar):

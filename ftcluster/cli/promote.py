@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ftcluster.cli.arguments import Home, Json
+from ftcluster.cli.complete import complete_run
 from ftcluster.cli.output import console, notices, print_json, table
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def promote(
-    reference: Annotated[str, typer.Argument(metavar="RUN_OR_SWEEP", help="A run, or a sweep: its best trial.")],
+    reference: Annotated[
+        str,
+        typer.Argument(metavar="RUN_OR_SWEEP", autocompletion=complete_run, help="A run, or a sweep: its best trial."),
+    ],
     name: Annotated[str, typer.Option(help="Registered model; default: the sweep's or run's name.")] = "",
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
     force: Annotated[str, typer.Option(metavar="REASON", help="Overrule measured gates; the reason is stored.")] = "",

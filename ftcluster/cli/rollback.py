@@ -8,13 +8,19 @@ from typing import Annotated
 import typer
 
 from ftcluster.cli.arguments import Home, Json
+from ftcluster.cli.complete import complete_run
 from ftcluster.cli.output import console, print_json
 from ftcluster.cli.promote import user
 
 
 def rollback(
     reference: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Registered model, or the run or sweep it is named after.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            autocompletion=complete_run,
+            help="Registered model, or the run or sweep it is named after.",
+        ),
     ],
     alias: Annotated[str, typer.Option(help="The alias to move back.")] = "champion",
     home: Home = None,

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ftcluster.cli.arguments import Home, Json
+from ftcluster.cli.complete import complete_run
 from ftcluster.cli.output import console, notices, print_json, table
 from ftcluster.config.environment import default_home
 from ftcluster.contracts.trial import RunState
@@ -43,7 +44,15 @@ runs = typer.Typer(
 
 @runs.command("list")
 def list_runs(
-    reference: Annotated[str, typer.Argument(metavar="[SWEEP]", help="List its trials.", show_default=False)] = "",
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="[SWEEP]",
+            autocompletion=complete_run,
+            help="List its trials.",
+            show_default=False,
+        ),
+    ] = "",
     state: Annotated[list[RunState] | None, typer.Option(help="Only those in this state; may be repeated.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="The newest so many; 0: all.")] = 20,
     home: Home = None,
@@ -83,7 +92,12 @@ def list_runs(
 
 @runs.command("show")
 def show_run(
-    reference: Annotated[str, typer.Argument(metavar="RUN", help="A name, the beginning of one, or an MLflow id.")],
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", autocompletion=complete_run, help="A name, the beginning of one, or an MLflow id."
+        ),
+    ],
     home: Home = None,
     as_json: Json = False,
 ) -> None:

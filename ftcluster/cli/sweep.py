@@ -8,8 +8,9 @@ import typer
 from typer.core import TyperGroup
 
 from ftcluster.cli.arguments import ConfigDir, Home, Json, Overrides, SweepFile, TakeOver
+from ftcluster.cli.complete import complete_run
 from ftcluster.cli.output import console, notices, print_json, table
-from ftcluster.cli.progress import Bar, TrainingBar
+from ftcluster.cli.progress import RowsBar, TrainingBar
 from ftcluster.config.environment import default_home
 
 if TYPE_CHECKING:
@@ -55,21 +56,25 @@ def run(
 
       ftcluster sweep lora_rank_lr budget.trials=16 'optim.lr=tag(log, interval(1e-4, 1e-2))' adapter.rank=4,8,16
     """
+    from ftcluster.sweep.specification import read_sweep
+
+    words = [*(overrides or []), *([f"home={home.absolute()}"] if home else [])]
+    spec, base = read_sweep(file, words, config_dir=config_dir)
+    # Only now, since torch and transformers come with them, which takes seconds.
+    from ftcluster.cli.data_report import tell_data
     from ftcluster.config.checks import check_files
     from ftcluster.demo.world import provide
     from ftcluster.ledger.store import Ledger
     from ftcluster.sweep.launch import register
     from ftcluster.sweep.plan import make_plan
-    from ftcluster.sweep.specification import read_sweep
     from ftcluster.training.records import reap
 
-    words = [*(overrides or []), *([f"home={home.absolute()}"] if home else [])]
-    spec, base = read_sweep(file, words, config_dir=config_dir)
     with TrainingBar() as training:
         provide(base, notices().print, training.observe)
     check_files(base)
-    with Bar("preparing data") as bar:
+    with RowsBar("preparing data") as bar:
         plan = make_plan(spec, base, progress=bar.update)
+    tell_data(plan.report, base.data)
     if dry_run:
         _show_plan(plan, as_json)
         return
@@ -80,7 +85,14 @@ def run(
 
 @sweep.command("resume")
 def resume(
-    name: Annotated[str, typer.Argument(metavar="SWEEP", help="Its name, or the beginning of it.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="SWEEP",
+            autocompletion=complete_run,
+            help="Its name, or the beginning of it.",
+        ),
+    ],
     take_over: TakeOver = False,
     home: Home = None,
     as_json: Json = False,
@@ -93,7 +105,7 @@ def resume(
     with Ledger.open(home or default_home()) as ledger:
         reap(ledger)
         row = ledger.find(name)
-        with Bar("preparing data") as bar:
+        with RowsBar("preparing data") as bar:
             plan = stored_plan(row, bar.update)
         _drive(row, plan, ledger, as_json, take_over=take_over)
 
@@ -115,10 +127,12 @@ def _in_words(plan: SweepPlan) -> str:
 def _show_plan(plan: SweepPlan, as_json: bool) -> None:
     from ftcluster.config.compose import to_dict
     from ftcluster.sweep.space import describe
+    from ftcluster.training.bench import size_of
 
     facts = {
         "sweep": plan.name,
         "trials": plan.trials,
+        "base config trains": str(size_of(plan.base)),
         "judged at steps": list(plan.rungs),
         "steps at most": plan.steps_at_most,
         "steps without pruning": plan.trials * plan.rungs[-1],

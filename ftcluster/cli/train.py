@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
 
 from ftcluster.cli.arguments import ConfigDir, Home, Json, Overrides, TakeOver
+from ftcluster.cli.complete import complete_run
 from ftcluster.cli.output import console, notices, print_json
-from ftcluster.cli.progress import Bar, TrainingBar
+from ftcluster.cli.progress import RowsBar, TrainingBar
+from ftcluster.config.checks import check
 from ftcluster.config.compose import compose, resolve_home, to_dict
 from ftcluster.config.environment import default_home
 from ftcluster.errors import UsageError
 
 if TYPE_CHECKING:
+    from ftcluster.config.schema import RunConfig
     from ftcluster.training.launch import Ready, TrainingResult
 
 
@@ -25,7 +29,10 @@ def train(
         bool, typer.Option("--dry-run", help="Check everything, prepare the data, show config and plan, and stop.")
     ] = False,
     resume: Annotated[
-        str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped or failed.")
+        str | None,
+        typer.Option(
+            "--resume", metavar="RUN", autocompletion=complete_run, help="Go on with a run that was stopped or failed."
+        ),
     ] = None,
     take_over: TakeOver = False,
     home: Home = None,
@@ -41,36 +48,54 @@ def train(
 
       ftcluster train experiment=full_sft --dry-run
     """
+    words = [*(overrides or []), *([f"home={home}"] if home else [])]
+    config = _stored(resume, overrides, home) if resume else _composed(overrides, words, config_dir)
+    check(config)  # before torch and transformers are imported, which takes seconds
+    from ftcluster.cli.data_report import tell_data
     from ftcluster.demo.world import provide
     from ftcluster.ledger.store import Ledger
-    from ftcluster.training.launch import get_ready, register, run_training, stored_config
+    from ftcluster.training.bench import size_of
+    from ftcluster.training.launch import get_ready, register, run_training
     from ftcluster.training.records import reap
 
-    words = [*(overrides or []), *([f"home={home}"] if home else [])]
-    if resume:
-        if overrides:
-            problem = "a resumed run keeps the config it was started with"
-            raise UsageError(problem, where=overrides[0], remedy="leave the words away, or start a new run with them")
-        with Ledger.open(home or default_home()) as ledger:
-            config = stored_config(ledger.find(resume))
-    else:
-        config = compose(words, config_dir=config_dir)
     with TrainingBar() as bar:
         provide(config, notices().print, bar.observe)
-    with Bar("preparing data") as preparing:
+    with RowsBar("preparing data") as preparing:
         ready = get_ready(config, preparing.update)
+    tell_data(ready.report, config.data)
     if dry_run:
         _show_plan(ready, as_json)
         return
     with Ledger.open(resolve_home(config)) as ledger:
         reap(ledger)
         row = ledger.find(resume) if resume else register(ready, ledger, _experiment(words))
-        notices().print(f"[bold]{row.name}[/bold]: {ready.plan.total} steps, {row.folder}")
+        notices().print(f"[bold]{row.name}[/bold]: {ready.plan.total} steps, trains {size_of(config)}; {row.folder}")
         with TrainingBar() as training:
             result = run_training(
                 row, ready, ledger, lambda progress: training.observe(progress, ready.plan.total), take_over=take_over
             )
     _tell(result, as_json)
+
+
+def _stored(run: str, overrides: list[str] | None, home: Path | None) -> RunConfig:
+    from ftcluster.ledger.store import Ledger
+    from ftcluster.training.launch import stored_config
+
+    if overrides:
+        problem = "a resumed run keeps the config it was started with"
+        raise UsageError(problem, where=overrides[0], remedy="leave the words away, or start a new run with them")
+    with Ledger.open(home or default_home()) as ledger:
+        return stored_config(ledger.find(run))
+
+
+def _composed(overrides: list[str] | None, words: list[str], config_dir: Path | None) -> RunConfig:
+    if not overrides:
+        raise UsageError(
+            "nothing says what to train",
+            remedy="ftcluster train experiment=lora_sft trains the demo's task; "
+            "ftcluster config groups lists experiments, models and data; ftcluster train --help has examples",
+        )
+    return compose(words, config_dir=config_dir)
 
 
 def _experiment(words: list[str]) -> str:
@@ -79,7 +104,12 @@ def _experiment(words: list[str]) -> str:
 
 
 def _show_plan(ready: Ready, as_json: bool) -> None:
+    from ftcluster.training.bench import size_of
+
+    size = size_of(ready.config)
     plan = {
+        "parameters": size.total,
+        "parameters_trained": size.trained,
         "steps": ready.plan.total,
         "steps_per_epoch": ready.plan.steps_per_epoch,
         "tokens_per_step": round(ready.plan.tokens_per_step),

@@ -33,14 +33,14 @@ class HostLostError(FtclusterError):
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial reserves; fractions are allowed."""
+    """What one host reserves; fractions are allowed."""
 
     cpus: float
     gpus: float
 
 
 class _HostActor:
-    """Runs inside the host process; ``peek`` and ``stop`` come in beside a running job."""
+    """Runs inside the host process; ``peek`` and ``stop`` come in beside running jobs."""
 
     def __init__(self, factory: Callable[[], Any]) -> None:
         self._worker = factory()
@@ -61,25 +61,23 @@ class _HostActor:
 class Host:
     """A handle on a host, at the driver's side."""
 
-    def __init__(self, number: int, resources: Resources, factory: Callable[[], Any]) -> None:
-        self.number = number
+    def __init__(self, resources: Resources, factory: Callable[[], Any], jobs: int) -> None:
         import ray
 
         actor = ray.remote(_HostActor)
-        # Two threads: a running job must not block questions about it.
+        # A thread for every job, and one more: running jobs must not block questions about them.
         self._actor = actor.options(
-            num_cpus=resources.cpus, num_gpus=resources.gpus, max_concurrency=2, max_restarts=0
+            num_cpus=resources.cpus, num_gpus=resources.gpus, max_concurrency=jobs + 1, max_restarts=0
         ).remote(factory)
         self._asked: Any = None
         self._seen: Any = None
 
     def submit(self, job: Any) -> Any:
-        """Start a job; the returned handle goes to ``finished`` and ``result``."""
-        self._asked = self._seen = None
+        """Start a job beside those that run; the returned handle goes to ``wait`` and ``result``."""
         return self._actor.run.remote(job)
 
     def peek(self) -> Any:
-        """The newest known state of the running job; never waits, so it may be one call old."""
+        """The newest known state of the running jobs; never waits, so it may be one call old."""
         import ray
 
         if self._asked is None:
@@ -93,7 +91,7 @@ class Host:
         return self._seen
 
     def stop(self) -> None:
-        """Ask the running job to save and return."""
+        """Ask the running jobs to save and return."""
         self._actor.stop.remote()
 
     def placed(self) -> Any:
@@ -169,9 +167,9 @@ class Cluster:
             )
         return count
 
-    def start(self, number: int, resources: Resources, factory: Callable[[], Any]) -> Host:
-        """Start a host; its worker is made there by ``factory``."""
-        return Host(number, resources, factory)
+    def start(self, resources: Resources, factory: Callable[[], Any], jobs: int = 1) -> Host:
+        """Start a host for at most ``jobs`` at a time; its worker is made there by ``factory``."""
+        return Host(resources, factory, jobs)
 
     def wait(self, jobs: Sequence[Any], timeout: float) -> list[Any]:
         """Those of ``jobs`` that ended within ``timeout`` seconds."""

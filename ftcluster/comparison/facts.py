@@ -10,8 +10,8 @@ from ftcluster.comparison.findings import Comparison, Contender
 from ftcluster.config.grammar import Interval, parse_space
 from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.folder import RunFolder
-from ftcluster.data.folder import PreparedData
-from ftcluster.data.report import Report
+from ftcluster.data.prepared.folder import PreparedData
+from ftcluster.data.prepared.report import Report
 from ftcluster.evaluation.bootstrap import RESAMPLES
 from ftcluster.tracking.records import SPOOL, read_lines
 

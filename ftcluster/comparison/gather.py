@@ -21,7 +21,7 @@ from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.evidence import TestRecord
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.metric import Metric
-from ftcluster.data.folder import PreparedData, open_prepared
+from ftcluster.data.prepared.folder import PreparedData, open_prepared
 from ftcluster.errors import DataError, UsageError
 from ftcluster.evaluation.bootstrap import loss_difference, match_difference
 from ftcluster.evaluation.record import TestLimits, base_record, record_of
@@ -122,7 +122,7 @@ def _contender(row: RunRow, metric: str, flat: dict[str, Any], keys: Sequence[st
         reason=row.reason,
         step=row.step or max((points[-1].step for points in history.values()), default=0),
         folder=row.folder,
-        parameters={key: flat.get(key) for key in keys},
+        parameters={key: row.overrides.get(key, flat.get(key)) for key in keys},  # a refused trial has no config
         config=flat,
         metrics={name: value for name, value in metrics.items() if _held_out(name)},
         score=metrics.get(metric),
@@ -186,7 +186,7 @@ def _test(
 ) -> Comparison:
     """Add the base's record, those of the first ``top``, and what they differ by."""
     chosen = [c for c in found.contenders if c.score is not None and has_result(RunFolder(Path(c.folder)))][:top]
-    bases = _bases([configs[c.name] for c in chosen] or list(configs.values())[:1])
+    bases = _bases([configs[c.name] for c in chosen] or list(configs.values())[:1], prepared.chat_template)
     limits = replace(limits, max_new_tokens=max(config.evaluation.max_new_tokens for config in configs.values()))
     announce("base", 0, len(chosen) + 1)
     base = base_record(bases[0], prepared, limits=limits) if len(bases) == 1 else None
@@ -202,10 +202,10 @@ def _test(
     return replace(found, contenders=judged, base=base)
 
 
-def _bases(configs: Sequence[RunConfig]) -> list[SharedBase]:
+def _bases(configs: Sequence[RunConfig], template: str | None) -> list[SharedBase]:
     """One per base model; all with the first run's arithmetic, so that records can be compared."""
     models = {config.model.path: config.model for config in configs}
-    return [SharedBase(model, configs[0].engine) for model in models.values()]
+    return [SharedBase(model, configs[0].engine, template) for model in models.values()]
 
 
 def _judged(

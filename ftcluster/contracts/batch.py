@@ -18,6 +18,7 @@ document always has weight 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,6 +50,18 @@ class Batch:
     def weight(self, slot: int) -> float:
         """Sum of the loss weights of one slot's tokens."""
         return float(self.weights_T[self.slots_T == slot].double().sum())
+
+    @classmethod
+    def joined(cls, batches: Sequence[Batch]) -> Batch:
+        """One stream of several, in their order."""
+        return cls(
+            torch.cat([batch.tokens_T for batch in batches]),
+            torch.cat([batch.targets_T for batch in batches]),
+            torch.cat([batch.weights_T for batch in batches]),
+            torch.cat([batch.positions_T for batch in batches]),
+            tuple(length for batch in batches for length in batch.lengths),
+            tuple(slot for batch in batches for slot in batch.slots),
+        )
 
     def select(self, slot: int) -> Batch:
         """The documents of one slot, in their order."""

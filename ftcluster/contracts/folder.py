@@ -6,6 +6,7 @@
     <home>/<run>/                 a training;  <home>/<sweep>/<trial>/ for a trial
         run.yaml                  the resolved config
         facts.json                prepared data, base revision, total steps: what start-up found out
+        data.html                 the report on its data
         spool.jsonl mlflow.json   records on their way to MLflow
         checkpoints/step-*/       resumable states
         adapter/ or model/        the result: PEFT format, or a Hugging Face folder
@@ -35,6 +36,10 @@ class RunFolder:
     @property
     def facts(self) -> Path:
         return self.path / "facts.json"
+
+    @property
+    def data_page(self) -> Path:
+        return self.path / "data.html"
 
     @property
     def checkpoints(self) -> Path:

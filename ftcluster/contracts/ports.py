@@ -26,13 +26,17 @@ class AdapterSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW (Loshchilov & Hutter 2019) with decoupled decay; ``clip`` is the largest gradient norm, 0 for none."""
+    """AdamW (Loshchilov & Hutter 2019) with decoupled decay; ``clip`` is the largest gradient norm, 0 for none.
+
+    ``lora_plus`` is the rate of an adapter's B over that of its A (LoRA+, Hayou et al. 2024).
+    """
 
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
     clip: float = 1.0
+    lora_plus: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,9 @@ class Engine(Protocol):
 
     def step(self, slot: int, lr: float) -> float:
         """One optimizer step of one trial; gradients are cleared. Returns the norm before clipping."""
+
+    def step_many(self, rates: Mapping[int, float]) -> dict[int, float]:
+        """``step`` of several trials, slot -> learning rate, at once where the engine can; other trials stay as is."""
 
     def save(self, slot: int, folder: Path) -> None:
         """Write weights and optimizer state of a trial into an existing folder."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from ftcluster.contracts.ports import Engine
-from ftcluster.data.formats import Message
-from ftcluster.data.template import Tokeniser
-
-Messages = Sequence[Mapping[str, str]]
+from ftcluster.data.prepared.folder import HeldOut
+from ftcluster.data.text.template import Tokeniser
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,9 @@ def tokeniser_of(tokenizer: Any) -> Tokeniser:
     return Tokeniser(tokenizer)
 
 
-def answer(engine: Engine, slot: int, tokenizer: Any, prompts: Sequence[Messages], max_new_tokens: int) -> list[Answer]:
+def answer(
+    engine: Engine, slot: int, tokenizer: Any, questions: Sequence[HeldOut], max_new_tokens: int
+) -> list[Answer]:
     """Greedy answers of one trial (or of ``BASE_SLOT``) to conversations that end with a question.
 
     Raises:
@@ -36,7 +36,7 @@ def answer(engine: Engine, slot: int, tokenizer: Any, prompts: Sequence[Messages
     """
     tokeniser = tokeniser_of(tokenizer)
     stops = tokeniser.stop_ids()
-    asked = [tokeniser.prompt([Message(m["role"], m["content"]) for m in prompt]) for prompt in prompts]
+    asked = [tokeniser.prompt(question.messages, question.tools) for question in questions]
     written = engine.generate(slot, asked, max_new_tokens, stops)
     return [
         Answer(tokenizer.decode(row, skip_special_tokens=True).strip(), bool(row) and row[-1] in stops)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from ftcluster.contracts.batch import LossSums
 from ftcluster.contracts.ports import Engine
-from ftcluster.data.batches import evaluation_batches
-from ftcluster.data.documents import Documents
+from ftcluster.data.prepared.batches import evaluation_batches
+from ftcluster.data.prepared.documents import Documents
 
 _TOKENS = 8192  # of a batch; evaluation keeps no activations, so this is small
 

@@ -22,8 +22,8 @@ import numpy as np
 
 from ftcluster.contracts.evidence import TestRecord
 from ftcluster.contracts.folder import RunFolder, write_atomically
-from ftcluster.data.folder import PreparedData
-from ftcluster.data.formats import Message
+from ftcluster.data.prepared.folder import PreparedData
+from ftcluster.data.rows.example import Message
 from ftcluster.evaluation.answers import answer
 from ftcluster.evaluation.likelihood import document_losses
 from ftcluster.evaluation.subject import SharedBase, Subject, identity
@@ -77,13 +77,13 @@ def base_record(base: SharedBase, prepared: PreparedData, *, limits: TestLimits 
 
 def measure(subject: Subject, prepared: PreparedData, *, name: str, limits: TestLimits) -> TestRecord:
     """Losses and answers of one subject on the drawn test rows."""
-    rows = test_rows(len(prepared.test), limits.rows)
-    sums = document_losses(subject.engine, subject.slot, prepared.test, rows)
     held_out = prepared.held_out("test")
+    drawn = test_rows(len(prepared.test), limits.rows)
+    rows = sorted(drawn, key=lambda row: not held_out[row].messages)  # answers belong to the first ones
+    sums = document_losses(subject.engine, subject.slot, prepared.test, rows)
     chosen = [held_out[row] for row in rows]
-    asked = chosen[: limits.answers] if all(example.messages for example in chosen) else []  # plain text asks nothing
-    prompts = [[asdict(message) for message in example.messages] for example in asked]
-    written = answer(subject.engine, subject.slot, subject.tokenizer, prompts, limits.max_new_tokens) if asked else []
+    asked = [example for example in chosen if example.messages][: limits.answers]
+    written = answer(subject.engine, subject.slot, subject.tokenizer, asked, limits.max_new_tokens) if asked else []
     return TestRecord(
         subject=name,
         data=prepared.folder.name,

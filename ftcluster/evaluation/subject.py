@@ -36,11 +36,12 @@ class Subject:
 
 
 class SharedBase:
-    """A base model and whatever was trained from it."""
+    """A base model and whatever was trained from it, all asked in the chat template ``template`` (None: its own)."""
 
-    def __init__(self, model: ModelConfig, engine: EngineConfig) -> None:
+    def __init__(self, model: ModelConfig, engine: EngineConfig, template: str | None = None) -> None:
         self.folder = Path(model.path)
         self._model = model
+        self._template = template
         self._device = choose_device(engine.device)
         self._precision = choose_precision(engine.precision, self._device, full=False)
 
@@ -70,6 +71,7 @@ class SharedBase:
                 device=self._device,
                 dtype=self._precision.weights,
                 revision=revision,
+                template=self._template,
                 trust_remote_code=self._model.trust_remote_code,
             ),
             self._precision,

@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ftcluster.contracts.trial import RunState, TrialReport
-from ftcluster.errors import StoreError
+from ftcluster.errors import StoreError, UsageError
 from ftcluster.ledger import names, opening, schema, states
 from ftcluster.ledger.failures import failures
 from ftcluster.ledger.process import Owner
@@ -79,23 +79,20 @@ class Ledger:
         """Write a new run; returns it with its time of creation.
 
         Raises:
-            UsageError: not a name.
-            StoreError: the name is taken, or the number within the parent, or there is no such parent.
+            UsageError: not a name, or a name that is taken.
+            StoreError: the number within the parent is taken, or there is no such parent.
         """
         names.check_name(row.name)
         with self._writing() as connection:
             if _row(connection, row.name):
                 free = names.free(connection, row.name)
-                raise StoreError(f'there is a run "{row.name}" already', where=self.place, remedy=f"try name={free}")
+                raise UsageError(f'there is a run "{row.name}" already', where=self.place, remedy=f"try name={free}")
             return self._insert(connection, row)
 
-    def free_name(self, wanted: str) -> str:
-        """A name nobody has yet, made from any text: ``"My Sweep!"`` -> ``my-sweep``, then ``my-sweep-2``."""
-        with self._reading() as connection:
-            return names.free(connection, wanted)
-
     def add_with_free_name(self, wanted: str, make: Callable[[str], RunRow]) -> RunRow:
-        """``add`` what ``make`` makes of ``free_name(wanted)``; two processes never get the same name.
+        """Add what ``make`` makes of a name nobody has yet, made from any text; two processes never get the same.
+
+        ``"My Sweep!"`` becomes ``my-sweep``, then ``my-sweep-2``.
 
         Raises:
             StoreError: the number within the parent is taken, or there is no such parent.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ftcluster.data.formats import Message
+from ftcluster.data.rows.example import Message
 from ftcluster.errors import UsageError
 from ftcluster.evaluation.answers import tokeniser_of
 from ftcluster.models.base import Base

@@ -16,7 +16,7 @@ from ftcluster.config.compose import from_dict
 from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.evidence import TestRecord
 from ftcluster.contracts.folder import RunFolder
-from ftcluster.data.folder import PreparedData, open_prepared
+from ftcluster.data.prepared.folder import PreparedData, open_prepared
 from ftcluster.errors import BadAdapter, StoreError, UsageError
 from ftcluster.evaluation.record import TestLimits, base_record, from_json, record_of
 from ftcluster.evaluation.subject import SharedBase
@@ -97,8 +97,8 @@ def _measured(case: Case) -> Case:
     champion = registry.champion(case.model, case.alias)
     if champion and (champion.sha256, champion.tags.get(evidence.RUN_TAG)) == (integrity.sha256, case.run.name):
         return replace(case, champion=champion, is_champion=True)
-    shared = SharedBase(case.config.model, case.config.engine)
     prepared = _data_of(case.run)
+    shared = SharedBase(case.config.model, case.config.engine, prepared.chat_template)
     limits = TestLimits(max_new_tokens=case.config.evaluation.max_new_tokens)  # what compare uses: tested once
     record = record_of(folder, shared, prepared, name=case.run.name, limits=limits)
     base = base_record(shared, prepared, limits=limits)

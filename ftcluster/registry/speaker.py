@@ -24,6 +24,7 @@ from ftcluster.ledger.store import Ledger
 from ftcluster.models import adapters
 from ftcluster.models.base import Base, load_base
 from ftcluster.models.integrity import FILE, read_integrity
+from ftcluster.models.tokenizer import saved_template
 from ftcluster.registry.candidate import choose
 from ftcluster.registry.evidence import BASE_TAG, RUN_TAG
 from ftcluster.registry.store import Registry, Version, check_model_name
@@ -34,12 +35,13 @@ _VERSION = re.compile(r"(?:models:/)?(?P<model>[^@/:]+)(?:@(?P<alias>[^@/:]+)|/(
 
 @dataclass(frozen=True)
 class Speaker:
-    """``adapter`` is None where the folder speaks for itself."""
+    """``adapter`` is None where the folder speaks for itself; ``template`` is the adapter's, None: the folder's own."""
 
     title: str
     folder: Path
     adapter: Path | None = None
     revision: str = ""
+    template: str | None = None
     trust_remote_code: bool = False
 
 
@@ -77,6 +79,7 @@ def load_speaker(speaker: Speaker, device: str = "auto") -> Base:
         device=where,
         dtype=choose_precision("auto", where, full=False).weights,
         revision=speaker.revision,
+        template=speaker.template,
         trust_remote_code=speaker.trust_remote_code,
     )
     if speaker.adapter is not None:
@@ -103,8 +106,8 @@ def _of_run(run: RunRow) -> Speaker:
     config, folder = from_dict(run.config), RunFolder(Path(run.folder))
     trusted = config.model.trust_remote_code
     if folder.adapter.is_dir():
-        base = Path(config.model.path)
-        return Speaker(run.name, base, folder.adapter, config.model.revision, trust_remote_code=trusted)
+        base, template = Path(config.model.path), saved_template(folder.adapter)
+        return Speaker(run.name, base, folder.adapter, config.model.revision, template, trusted)
     if folder.model.is_dir():
         return Speaker(run.name, folder.model, trust_remote_code=trusted)
     remedy = "resume it, or name another run (`ftcluster runs` lists them)"
@@ -115,7 +118,7 @@ def _of_folder(folder: Path) -> Speaker:
     if not (folder / adapters.CONFIG).is_file():
         return Speaker(folder.name, folder)
     base = json.loads((folder / adapters.CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
-    return Speaker(folder.name, Path(base), folder)
+    return Speaker(folder.name, Path(base), folder, template=saved_template(folder))
 
 
 def _of_version(registry: Registry, model: str, alias: str, number: str, scratch: Path) -> Speaker:
@@ -131,7 +134,8 @@ def _of_version(registry: Registry, model: str, alias: str, number: str, scratch
         raise UsageError(f"{model} version {version.number} was not made by ftcluster", where=model, remedy=remedy)
     adapter = registry.download_adapter(version, scratch)
     _check_promoted(adapter, version)
-    return Speaker(f"{model} version {version.number} ({version.tags.get(RUN_TAG, '')})", Path(base), adapter)
+    title = f"{model} version {version.number} ({version.tags.get(RUN_TAG, '')})"
+    return Speaker(title, Path(base), adapter, template=saved_template(adapter))
 
 
 def _check_promoted(adapter: Path, version: Version) -> None:

@@ -16,20 +16,22 @@ from typing import Any
 from ftcluster.cli import main
 from ftcluster.engine import checkpoint
 from ftcluster.engine.local import LocalEngine
+from ftcluster.engine.packed.engine import PackedEngine
 from ftcluster.ledger.store import Ledger
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.session import Session
 
-POINTS: dict[str, tuple[Any, str]] = {
-    "optimizer step": (LocalEngine, "step"),
-    "held-out loss": (LocalEngine, "evaluate"),
-    "metrics of a step": (SpoolTracker, "metrics"),
-    "checkpoint": (checkpoint, "commit"),
-    "manifest of a checkpoint": (checkpoint, "_write_manifest"),
-    "just after a checkpoint": (checkpoint, "collect"),
-    "export": (Session, "_export"),
-    "publishing the result": (checkpoint, "publish"),
-    "telling the ledger the end": (Ledger, "record"),
+ENGINES = (PackedEngine, LocalEngine)  # a training uses one of them
+POINTS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "optimizer step": (ENGINES, "step_many"),
+    "held-out loss": (ENGINES, "evaluate"),
+    "metrics of a step": ((SpoolTracker,), "metrics"),
+    "checkpoint": ((checkpoint,), "commit"),
+    "manifest of a checkpoint": ((checkpoint,), "_write_manifest"),
+    "just after a checkpoint": ((checkpoint,), "collect"),
+    "export": ((Session,), "_export"),
+    "publishing the result": ((checkpoint,), "publish"),
+    "telling the ledger the end": ((Ledger,), "record"),
 }
 SIGNALS: dict[str, tuple[signal.Signals, int]] = {
     "KILL": (signal.SIGKILL, 1),
@@ -57,5 +59,7 @@ def die_at(place: Any, name: str, count: int, number: signal.Signals, times: int
 
 if __name__ == "__main__":
     what, point, count = sys.argv[1:4]
-    die_at(*POINTS[point], int(count), *SIGNALS[what])
+    places, name = POINTS[point]
+    for place in places:
+        die_at(place, name, int(count), *SIGNALS[what])
     sys.exit(main(sys.argv[sys.argv.index("--") + 1 :]))

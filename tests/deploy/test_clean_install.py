@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from dockerfile import Build, build
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.whole
 ROOT = Path(__file__).resolve().parents[2]
 OF_THE_WHEEL = ["pyproject.toml", "README.md", "LICENSE", "ftcluster", "conf", "sweeps"]
 

@@ -17,8 +17,8 @@ from ftcluster.cli import main
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.ports import AdapterSettings
 from ftcluster.contracts.trial import RunState
-from ftcluster.data.formats import Message
-from ftcluster.data.template import Tokeniser
+from ftcluster.data.rows.example import Message
+from ftcluster.data.text.template import Tokeniser
 from ftcluster.errors import DataError, ModelError, StoreError, UsageError
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger

@@ -46,14 +46,14 @@ def finish(cluster: Cluster, job: Any) -> Any:
 
 
 def test_a_host_runs_one_job_after_another_in_the_same_process(cluster: Cluster) -> None:
-    host = cluster.start(0, Resources(1, 0), Echo)
+    host = cluster.start(Resources(1, 0), Echo)
     first, second = (finish(cluster, host.submit(os.getpid)) for _ in range(2))
     assert first == second == finish(cluster, host.placed()) != os.getpid()
     host.kill()
 
 
 def test_a_killed_host_is_reported_as_lost(cluster: Cluster) -> None:
-    host = cluster.start(0, Resources(0.5, 0), Echo)
+    host = cluster.start(Resources(0.5, 0), Echo)
     pid = finish(cluster, host.placed())
     job = host.submit(signal.pause)
     os.kill(pid, signal.SIGKILL)

@@ -14,7 +14,8 @@ from importlib.machinery import PathFinder
 
 ABSENT = {"ray", "mlflow", "deepspeed", "optuna", "plotly"}
 there = PathFinder.find_spec
-PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] in ABSENT else there(name, *rest)
+hidden = lambda name, *rest: None if name.partition(".")[0] in ABSENT else there(name, *rest)
+PathFinder.find_spec = staticmethod(hidden)  # some libraries call it on an instance
 from ftcluster.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-pytestmark = pytest.mark.demo
+pytestmark = pytest.mark.whole
 
 
 def test_the_demo_makes_compares_and_promotes_an_adapter_that_works_without_ftcluster(tmp_path: Path) -> None:

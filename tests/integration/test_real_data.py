@@ -49,6 +49,34 @@ def test_a_training_learns_from_the_file(words: list[str], adapter: str, tmp_pat
         assert (Path(row.folder) / "adapter/adapter_model.safetensors").stat().st_size > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("identity.json", []),
+        ("glaive_toolcall_en_demo.json", ["data.too_long=truncate_left"]),
+        ("dpo_en_demo.json", ["optim.micro_tokens=1024"]),
+        ("kto_en_demo.json", ["data.too_long=truncate_right"]),
+        ("c4_demo.jsonl", ["objective=pretrain", "data.too_long=split"]),
+    ],
+)
+def test_files_of_every_other_format_train_for_ten_steps(
+    name: str, more: list[str], real_data: Path, tmp_path: Path
+) -> None:
+    file = real_data / name
+    folder = tmp_path / "model"
+    text = file.read_text(encoding="utf-8")[:300_000]
+    create_tiny_model(folder, text.splitlines(), hidden_size=32, layers=2, heads=4, kv_heads=2, vocabulary=800)
+    short = [word for word in SHORT if not word.startswith("data.max_length")]
+    named = ["model=folder", f"model.path={folder}", "data=jsonl", f"data.train=[{file}]", "data.max_length=512"]
+    length = ["evaluation=loss", "optim.duration=10 steps", "evaluation.every=5 steps", "optim.lr=5e-3"]
+    assert main(["train", *named, *short, *length, *more, "name=alone", "--home", str(tmp_path / "home")]) == 0
+    with Ledger.open(tmp_path / "home") as ledger:
+        row = ledger.get("alone")
+    assert (row.state, row.step) == (RunState.FINISHED, 10)
+    losses = [point.value for point in read_metrics(Path(row.folder))["eval/loss"]]
+    assert losses[-1] < losses[0]
+
+
 @pytest.mark.parametrize("adapter", ["lora", "none"])
 def test_a_sweep_finds_its_best_trial_on_the_file(words: list[str], adapter: str, tmp_path: Path) -> None:
     sweep = tmp_path / "rates.yaml"

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ftcluster.cli import main
 from ftcluster.contracts.trial import RunState
 from ftcluster.ledger.store import Ledger
-from ftcluster.models.base import load_tokenizer
+from ftcluster.models.tokenizer import load_tokenizer
 from ftcluster.tracking.history import read_metrics
 
 GOOD = json.dumps({"question": "What is 1 plus 2?", "answer": "It is 3."})

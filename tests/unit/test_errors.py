@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from ftcluster import errors
-from ftcluster.errors import ConfigError, FtclusterError, TrackingError
+from ftcluster.errors import ConfigError, EndpointError, FtclusterError, Problems, TrackingError
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FtclusterError)]
 
@@ -39,7 +39,8 @@ def test_an_error_shows_where_what_and_the_remedy() -> None:
 
 
 def test_a_config_error_lists_every_problem() -> None:
-    assert str(made(ConfigError)) == "optim.lr: first problem\nsecond problem\n  -> lower it"
+    assert str(made(ConfigError)) == "optim.lr: 2 problems:\n  - first problem\n  - second problem\n  -> lower it"
+    assert str(ConfigError(["only this"], where="file:3")) == "file:3: only this"
 
 
 def test_exit_codes_are_those_of_the_table_in_the_module() -> None:
@@ -50,4 +51,15 @@ def test_exit_codes_are_those_of_the_table_in_the_module() -> None:
 
 
 def test_only_an_outage_is_worth_another_try_unchanged() -> None:
-    assert [kind for kind in KINDS if kind.retryable] == [TrackingError]
+    assert {kind for kind in KINDS if kind.retryable} == {TrackingError, EndpointError}
+
+
+def test_problems_of_several_checks_are_collected_and_told_once_each() -> None:
+    found = Problems()
+    for text in ("one", "two", "one"):
+        with found.collected():
+            raise ConfigError([text], remedy=f"mend {text}")
+    with pytest.raises(ConfigError) as told:
+        found.refuse(where="here")
+    assert (told.value.problems, told.value.where, told.value.remedy) == (["one", "two"], "here", "mend one")
+    Problems().refuse()

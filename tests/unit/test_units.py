@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftcluster.units import Duration, format_bytes, format_seconds
+from ftcluster.units import Duration, format_bytes, format_count, format_seconds
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,8 @@ def test_bytes_for_people(count: int, text: str) -> None:
 )
 def test_seconds_for_people(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+def test_counts_keep_three_digits() -> None:
+    shown = [format_count(count) for count in (0, 7, 999, 999.6, 1234, 1_234_567, 7.6e9, 2e15)]
+    assert shown == ["0", "7", "999", "1 k", "1.23 k", "1.23 M", "7.6 G", "2e+03 T"]

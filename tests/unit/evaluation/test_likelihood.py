@@ -11,7 +11,7 @@ import torch
 
 from ftcluster.contracts.batch import LossSums
 from ftcluster.contracts.ports import BASE_SLOT
-from ftcluster.data.documents import Document, Documents
+from ftcluster.data.prepared.documents import Document, Documents
 from ftcluster.engine.local import LocalEngine
 from ftcluster.engine.precision import Precision
 from ftcluster.evaluation import likelihood

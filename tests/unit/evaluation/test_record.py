@@ -16,16 +16,17 @@ from ftcluster.config.schema import EngineConfig, ModelConfig
 from ftcluster.contracts.evidence import TestRecord
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.ports import BASE_SLOT, AdapterSettings, OptimizerSettings, TrialOpening
-from ftcluster.data.batches import collate
-from ftcluster.data.folder import PreparedData
-from ftcluster.data.prepare import DataSettings, prepare
+from ftcluster.data.prepared.batches import collate
+from ftcluster.data.prepared.folder import PreparedData
+from ftcluster.data.prepared.prepare import DataSettings, prepare
 from ftcluster.engine.local import LocalEngine
 from ftcluster.engine.precision import Precision
 from ftcluster.errors import BadAdapter, StoreError
 from ftcluster.evaluation import record as record_module
 from ftcluster.evaluation.record import TestLimits, base_record, from_json, record_of, test_rows
 from ftcluster.evaluation.subject import SharedBase
-from ftcluster.models.base import load_base, load_tokenizer
+from ftcluster.models.base import load_base
+from ftcluster.models.tokenizer import load_tokenizer
 
 LIMITS = TestLimits(rows=12, answers=3, max_new_tokens=4)
 FP64 = EngineConfig(device="cpu", precision="fp64")
@@ -89,6 +90,22 @@ def test_answers_are_written_for_the_first_of_the_drawn_rows_and_all_rows_are_na
     number = found.prompts[0].removeprefix("城市 ").removesuffix(": fox?")
     assert found.references[0] == f"dog {number}"
     assert math.isfinite(found.loss)
+
+
+def test_rows_with_a_prompt_too_long_to_ask_are_measured_and_the_others_are_answered(
+    base: SharedBase, tiny_qwen2: Path, tmp_path: Path
+) -> None:
+    rows = [{"question": f"q{n} " + "fox " * (60 if n % 2 else 1), "answer": f"dog {n}"} for n in range(80)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = DataSettings((str(file),), test_fraction=0.4, max_length=100, too_long="truncate_left")
+    data = prepare(settings, load_tokenizer(tiny_qwen2), "tiny", tmp_path / "store")
+    found = base_record(base, data, limits=TestLimits(rows=500, answers=500, max_new_tokens=2))
+    assert len(found.losses) == len(data.test)
+    assert 0 < len(found.answers) < len(found.losses)
+    asked = list(zip(found.prompts, found.references, strict=True))[: len(found.answers)]
+    assert all(f"q{reference.split()[1]} fox " == prompt for prompt, reference in asked)
+    assert not any(found.prompts[len(found.answers) :])
 
 
 def test_base_and_adapter_are_tested_on_the_same_rows_and_differ(

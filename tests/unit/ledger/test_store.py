@@ -49,7 +49,7 @@ def test_what_is_added_is_read_back_equal_by_another_ledger_on_the_same_file(led
 
 def test_a_taken_name_is_refused_with_a_free_one(ledger, row):
     ledger.add(row("run"))
-    with pytest.raises(StoreError, match=r'ledger\.db: there is a run "run" already\n  -> try name=run-2'):
+    with pytest.raises(UsageError, match=r'ledger\.db: there is a run "run" already\n  -> try name=run-2'):
         ledger.add(row("run"))
 
 
@@ -64,8 +64,8 @@ def test_a_name_that_could_not_be_a_folder_or_job_is_refused_with_one_that_could
     ("wanted", "name"),
     [("My Sweep!", "my-sweep"), ("a__b", "a-b"), ("中文 LoRA", "lora"), ("中文", "run"), ("x" * 80, "x" * 63)],
 )
-def test_any_text_becomes_a_name(ledger, wanted, name):
-    assert ledger.free_name(wanted) == name
+def test_any_text_becomes_a_name(ledger, row, wanted, name):
+    assert ledger.add_with_free_name(wanted, row).name == name
 
 
 def test_a_free_name_counts_up_past_those_taken_and_never_gets_too_long(ledger, row):

@@ -59,7 +59,11 @@ def test_adapter_keys_that_a_full_fine_tune_ignores_are_refused(file: Path) -> N
     assert refused(file, "adapter=none") == [
         "space.adapter.rank changes nothing in a full fine-tune (adapter=none); leave it out."
     ]
-    read_sweep(file, ["adapter=none", "adapter.kind=none,lora"])
+    assert refused(file, "adapter.kind=none,lora") == [
+        "space.adapter.kind with space.adapter.rank would train the same full fine-tune once for each of its values; "
+        "sweep full fine-tunes and adapters separately, and compare the two."
+    ]
+    read_sweep(file, ["adapter.rank=8", "adapter.kind=none,lora"])
     read_sweep(file, ["adapter=none", "adapter.rank=8"])
 
 
