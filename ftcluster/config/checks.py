@@ -52,6 +52,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "engine.name": ("auto", "packed", "local"),
         "engine.device": ("auto", "cpu", "cuda"),
         "engine.precision": ("auto", "fp64", "fp32", "bf16"),
+        "engine.mode": ("exact", "fast"),
     }
 )
 TEMPLATES = ("model", "alpaca", "plain", "chatml")

@@ -99,6 +99,8 @@ class EngineConfig:
     name: str = "auto"  # auto: packed for adapters, local for full fine-tunes | packed | local
     device: str = "auto"  # auto | cpu | cuda
     precision: str = "auto"  # auto: bf16 where the device has it, else fp32 | fp64 | fp32 | bf16
+    mode: str = "exact"  # of packed trials: exact, each as if alone, to the bit | fast, one product for all
+    activation_checkpointing: bool = False  # compute activations again instead of keeping them: less memory, slower
     threads: int = 0  # CPU threads; 0: what the trial was given
     keep_checkpoints: int = 2  # newest ones kept
     checkpoint_every: str = ""  # duration; empty: at every evaluation

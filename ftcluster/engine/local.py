@@ -29,6 +29,7 @@ from ftcluster.engine.saved import OPTIMIZER, check_base
 from ftcluster.models import adapters
 from ftcluster.models.attention import Documents, attending_by_document, check_isolation
 from ftcluster.models.base import Base, save_model
+from ftcluster.models.checkpointing import checkpointing
 from ftcluster.models.generation import generate
 from ftcluster.models.integrity import Integrity, check_adapter, write_integrity
 from ftcluster.objectives.cross_entropy import token_losses
@@ -65,9 +66,10 @@ class _Trial:
 class LocalEngine:
     """See ``ftcluster.contracts.ports.Engine`` for what each method promises."""
 
-    def __init__(self, load: LoadBase, precision: Precision) -> None:
+    def __init__(self, load: LoadBase, precision: Precision, *, checkpointing: bool = False) -> None:
+        """``checkpointing``: keep each layer's input alone for the backward pass."""
         self._load = load
-        self._precision = precision
+        self._precision, self._checkpointing = precision, checkpointing
         self._shared: Base | None = None
         self._trials: dict[int, _Trial] = {}
 
@@ -123,8 +125,13 @@ class LocalEngine:
         for slot in sorted(set(batch.slots)):
             mine = batch.select(slot)
             seed = _dropout_seed(self._trials[slot].opening.seed, *clock[slot])
-            with self._active(slot, training=True) as base, _seeded(seed, base.device):
-                losses_N, weights_N, _ = self._losses(base, mine)
+            with (
+                self._active(slot, training=True) as base,
+                _seeded(seed, base.device),
+                attending_by_document(base.model),  # also where layers are computed again, in the backward pass
+            ):
+                with checkpointing(base.model) if self._checkpointing else nullcontext():
+                    losses_N, weights_N, _ = self._losses(base, mine)
                 total = (losses_N * weights_N).sum()
                 if weights_N.numel():
                     (total / normalisers[slot]).backward()  # type: ignore[no-untyped-call]
@@ -137,7 +144,7 @@ class LocalEngine:
         for slot in sorted(set(batch.slots)):
             mine = batch.select(slot)
             rows = [row for row, owner in enumerate(batch.slots) if owner == slot]
-            with self._active(slot, training=False) as base:
+            with self._active(slot, training=False) as base, attending_by_document(base.model):
                 losses_N, weights_N, at_N = self._losses(base, mine)
             documents_N = mine.documents_T[at_N]
             count = len(mine.lengths)
@@ -235,7 +242,7 @@ class LocalEngine:
         at_N = batch.weights_T.nonzero().squeeze(1)
         documents = Documents.of(batch.lengths, base.device)
         keep = {"logits_to_keep": at_N.to(base.device)} if _keeps_logits(base) else {}
-        with self._autocast(base), attending_by_document(base.model):
+        with self._autocast(base):
             logits = base.model(
                 input_ids=batch.tokens_T.to(base.device).unsqueeze(0),
                 position_ids=batch.positions_T.to(base.device).unsqueeze(0),

@@ -53,8 +53,9 @@ class Bench:
         """The engine for a config's base, device and precision, made on first use."""
         device = choose_device(config.engine.device)
         precision = choose_precision(config.engine.precision, device, full=config.adapter.kind == "none")
-        kind = PackedEngine if packs(config) else LocalEngine
-        key = (kind, config.model.path, config.model.revision, str(device), precision)
+        packed, exact = packs(config), config.engine.mode == "exact"
+        again = config.engine.activation_checkpointing
+        key = (packed, exact, again, config.model.path, config.model.revision, str(device), precision)
 
         def load() -> Base:
             return load_base(
@@ -67,7 +68,11 @@ class Bench:
 
         if key not in self._engines:
             # One base at a time: a host that moves on to another base must not hold both.
-            self._engines = {key: kind(load, precision)}
+            self._engines = {}
+            if packed:
+                self._engines[key] = PackedEngine(load, precision, exact=exact, checkpointing=again)
+            else:
+                self._engines[key] = LocalEngine(load, precision, checkpointing=again)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
                 # Several CUDA kernels add in any order unless told otherwise; resume promises the same bits.

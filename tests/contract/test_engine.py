@@ -27,6 +27,12 @@ ENGINES: dict[str, Callable[[Path, torch.dtype], LocalEngine | PackedEngine]] = 
     "packed-fast": lambda folder, dtype: PackedEngine(
         lambda: load_base(folder, dtype=dtype), Precision(dtype), exact=False
     ),
+    "local-checkpointing": lambda folder, dtype: LocalEngine(
+        lambda: load_base(folder, dtype=dtype), Precision(dtype), checkpointing=True
+    ),
+    "packed-checkpointing": lambda folder, dtype: PackedEngine(
+        lambda: load_base(folder, dtype=dtype), Precision(dtype), checkpointing=True
+    ),
 }
 LORA = AdapterSettings(rank=4, alpha=8.0)
 

@@ -42,7 +42,7 @@ class Bank:
         self, sites: Sequence[Site], rank: int, *, master: torch.dtype, compute: torch.dtype, device: torch.device
     ) -> None:
         self.rank = rank
-        self._compute, self._device = compute, device
+        self.compute, self.device = compute, device
         self._places: list[tuple[int, int, int]] = []  # start of A, start of B, end
         at = 0
         for site in sites:
@@ -110,6 +110,22 @@ class Bank:
         self._view_a(self.gradient, row, site).add_(a_RI)
         self._view_b(self.gradient, row, site).add_(b_OR)
 
+    def stacked(self, rows: Sequence[int], site: int) -> tuple[Tensor, Tensor]:
+        """A [G, R, in] and B [G, out, R] of several rows at one site, as products are computed with them."""
+        a_KRI, b_KOR = self._site(self._shadow, site)
+        return (a_KRI, b_KOR) if self._are_all(rows) else (a_KRI[list(rows)], b_KOR[list(rows)])
+
+    def add_gradients(self, rows: Sequence[int], site: int, a_GRI: Tensor, b_GOR: Tensor) -> None:
+        """Add to the gradients of several rows, which are different ones, at one site."""
+        for table, values in zip(self._site(self.gradient, site), (a_GRI, b_GOR), strict=True):
+            if self._are_all(rows):
+                table.add_(values)
+            else:
+                table.index_add_(0, torch.tensor(rows, device=self.device), values.to(table.dtype))
+
+    def _are_all(self, rows: Sequence[int]) -> bool:
+        return list(rows) == list(range(len(self.master)))
+
     def read(self, table: str, row: int, site: int, rank: int) -> tuple[Tensor, Tensor]:
         """A trial's own A [rank, in] and B [out, rank] of a table, as views."""
         values = getattr(self, table)
@@ -124,6 +140,12 @@ class Bank:
         """Bring the shadow of a row up to its masters."""
         if self._shadow is not self.master:
             self._shadow[row].copy_(self.master[row])
+
+    def _site(self, table: Tensor, site: int) -> tuple[Tensor, Tensor]:
+        start, middle, end = self._places[site]
+        size = self._sites[site]
+        a_KRI = table[:, start:middle].view(-1, self.rank, size.inputs)
+        return a_KRI, table[:, middle:end].view(-1, size.outputs, self.rank)
 
     def _view_a(self, table: Tensor, row: int, site: int) -> Tensor:
         start, middle, _ = self._places[site]
@@ -145,11 +167,11 @@ class Bank:
             factor = clip_factor(norms[row], updates[row].settings.clip)
             if factor != 1.0:
                 self.gradient[row].mul_(factor)
-        index = torch.tensor(rows, device=self._device)
+        index = torch.tensor(rows, device=self.device)
         master, first, second = self.master[index], self.first[index], self.second[index]
         adamw_(master, self.gradient[index], first, second, [updates[row] for row in rows], self._is_b)
         self.master[index], self.first[index], self.second[index] = master, first, second
         self.gradient[index] = 0
         if self._shadow is not self.master:
-            self._shadow[index] = master.to(self._compute)
+            self._shadow[index] = master.to(self.compute)
         return norms

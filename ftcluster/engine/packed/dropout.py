@@ -22,16 +22,16 @@ def key_of(seed: int, step: int, micro_batch: int, site: int) -> Key:
     return int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:8], "big")
 
 
-def keep(key: Key, rows: int, columns: int, p: float, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """What an input is multiplied by, [rows, columns]: 0 with probability ``p``, else ``1 / (1 - p)``.
+def keep(key: Key | tuple[Tensor, Tensor], places: Tensor, p: float | Tensor, dtype: torch.dtype) -> Tensor:
+    """What inputs at ``places`` (row x columns + column) are multiplied by: 0 with probability ``p``, else 1 / (1 - p).
 
-    Entry (i, j) does not depend on how many rows there are.
+    Key and ``p`` are numbers, or tensors with one for each row, [rows, 1].
     """
-    words = torch.arange(rows * columns, device=device, dtype=torch.int64)
-    words = _mixed(_mixed(words ^ key[0]) ^ key[1])
+    words = _mixed(_mixed(places ^ key[0]) ^ key[1])
     # The comparison is exact: a word is uniform on [0, 2**32).
-    kept = words >= round(p * 2**32)
-    return kept.view(rows, columns).to(dtype).mul_(1 / (1 - p))
+    if isinstance(p, Tensor):
+        return (words >= (p * 2**32).round()).to(dtype).mul_((1 / (1 - p)).to(dtype))
+    return (words >= round(p * 2**32)).to(dtype).mul_(1 / (1 - p))
 
 
 def _mixed(words: Tensor) -> Tensor:

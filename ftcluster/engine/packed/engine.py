@@ -10,7 +10,7 @@ Nothing here reads the global random generator. Full fine-tunes are the ``local`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from ftcluster.contracts.batch import Batch, LossSums
 from ftcluster.contracts.ports import BASE_SLOT, AdapterSettings, TrialOpening
 from ftcluster.engine.packed.adamw import Update
 from ftcluster.engine.packed.bank import Bank, Site, bucket_of
-from ftcluster.engine.packed.layer import PackedActivation, PackedLinear, Route, Segment
+from ftcluster.engine.packed.layer import PackedActivation, PackedLinear
+from ftcluster.engine.packed.route import Pass, Route, Segment
 from ftcluster.engine.precision import Precision
 from ftcluster.engine.saved import OPTIMIZER, check_base
 from ftcluster.errors import TrialError
@@ -30,6 +31,7 @@ from ftcluster.models import adapters
 from ftcluster.models.activations import activations
 from ftcluster.models.attention import Documents, attending_by_document, check_isolation
 from ftcluster.models.base import Base
+from ftcluster.models.checkpointing import checkpointing
 from ftcluster.models.generation import generate
 from ftcluster.models.integrity import Integrity, check_adapter, write_integrity
 from ftcluster.models.output import Output, find_output
@@ -62,6 +64,17 @@ class _Trial:
         )
 
 
+@dataclass(frozen=True)
+class _Losses:
+    """Of one slot's documents: loss, weight and place of each token that carries loss, [N] each."""
+
+    slot: int
+    batch: Batch
+    at_N: Tensor
+    losses_N: Tensor
+    weights_N: Tensor
+
+
 @dataclass
 class _Packed:
     """A base whose linear layers were replaced, once."""
@@ -76,8 +89,15 @@ class _Packed:
 class PackedEngine:
     """See ``ftcluster.contracts.ports.Engine`` for what each method promises."""
 
-    def __init__(self, load: Callable[[], Base], precision: Precision, *, exact: bool = True) -> None:
-        self._load, self._precision, self._exact = load, precision, exact
+    def __init__(
+        self, load: Callable[[], Base], precision: Precision, *, exact: bool = True, checkpointing: bool = False
+    ) -> None:
+        """``checkpointing``: keep each layer's input alone for the backward pass.
+
+        ``exact=False``: one product for all trials wherever that can be, whose rounding depends on who is there.
+        """
+        self._load, self._precision = load, precision
+        self._exact, self._checkpointing = exact, checkpointing
         self._made: _Packed | None = None
         self._trials: dict[int, _Trial] = {}
 
@@ -91,7 +111,7 @@ class PackedEngine:
         if self._made is None:
             base = self._load()
             check_isolation(base.model, base.device)
-            self._made = _pack(base, exact=self._exact)
+            self._made = _pack(base)
         return self._made
 
     @property
@@ -153,54 +173,75 @@ class PackedEngine:
     ) -> dict[int, LossSums]:
         sums: dict[int, LossSums] = {}
         totals: list[Tensor] = []
-        for slot, mine, losses_N, weights_N, _ in self._losses(batch, clock):
-            total = (losses_N * weights_N).sum()
-            if weights_N.numel():
-                totals.append(total / normalisers[slot])
-            sums[slot] = LossSums(float(total.detach()), float(weights_N.double().sum()), len(mine.tokens_T))
-        if totals:
-            with _shared("a pass", alone=len(sums) == 1):
-                torch.autograd.backward(totals)
+        with self._pass(batch, clock) as found:
+            for each in found:
+                total = (each.losses_N * each.weights_N).sum()
+                if each.weights_N.numel():
+                    totals.append(total / normalisers[each.slot])
+                weight = float(each.weights_N.double().sum())
+                sums[each.slot] = LossSums(float(total.detach()), weight, len(each.batch.tokens_T))
+            if totals:
+                with _shared("a pass", alone=len(sums) == 1):
+                    torch.autograd.backward(totals)
         return sums
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> list[LossSums]:
         sums: list[LossSums] = [LossSums()] * len(batch.lengths)
-        for slot, mine, losses_N, weights_N, at_N in self._losses(batch, None):
-            rows = [row for row, owner in enumerate(batch.slots) if owner == slot]
-            documents_N = mine.documents_T[at_N]
-            loss_B, weight_B = torch.zeros(2, len(rows), dtype=torch.float64)
-            loss_B.index_add_(0, documents_N, (losses_N * weights_N).double().cpu())
-            weight_B.index_add_(0, documents_N, weights_N.double().cpu())
-            for i, row in enumerate(rows):
-                sums[row] = LossSums(loss_B[i].item(), weight_B[i].item(), mine.lengths[i])
+        with self._pass(batch, None) as found:
+            for each in found:
+                rows = [row for row, owner in enumerate(batch.slots) if owner == each.slot]
+                documents_N = each.batch.documents_T[each.at_N]
+                loss_B, weight_B = torch.zeros(2, len(rows), dtype=torch.float64)
+                loss_B.index_add_(0, documents_N, (each.losses_N * each.weights_N).double().cpu())
+                weight_B.index_add_(0, documents_N, each.weights_N.double().cpu())
+                for i, row in enumerate(rows):
+                    sums[row] = LossSums(loss_B[i].item(), weight_B[i].item(), each.batch.lengths[i])
         return sums
 
-    def _losses(
-        self, batch: Batch, clock: Mapping[int, tuple[int, int]] | None
-    ) -> list[tuple[int, Batch, Tensor, Tensor, Tensor]]:
-        """Per slot: its documents, and loss, weight and place of each of its tokens that carry loss, [N] each."""
-        packed, device = self._packed, self._packed.base.device
-        mine = {slot: batch.select(slot) for slot in sorted(set(batch.slots))}
+    @contextmanager
+    def _pass(self, batch: Batch, clock: Mapping[int, tuple[int, int]] | None) -> Iterator[list[_Losses]]:
+        """Losses slot by slot; layers that are computed again in a backward pass must be so in here."""
+        packed = self._packed
+        mine = {slot: batch.select(slot) for slot in sorted(set(batch.slots), key=self._order)}
         segments, start = [], 0
         for slot, part in mine.items():
             end = start + len(part.tokens_T)
             trial = self._trial_in(slot)
             segments.append(trial.segment(start, end, clock[slot] if clock else None) if trial else Segment(start, end))
             start = end
-        with self._routed(segments), attending_by_document(packed.base.model):
-            hidden_TH = packed.output.hidden(
-                torch.cat([part.tokens_T for part in mine.values()]).to(device),
-                torch.cat([part.positions_T for part in mine.values()]).to(device),
-                tuple(Documents.of(part.lengths, device) for part in mine.values()),
-            )
-            found = []
-            for (slot, part), segment in zip(mine.items(), segments, strict=True):
-                at_N = part.weights_T.nonzero().squeeze(1)
-                hidden_NH = hidden_TH[segment.start : segment.end][at_N.to(device)]
-                losses_N = packed.output.losses(hidden_NH, part.targets_T[at_N].to(device), head_losses)
-                found.append((slot, part, losses_N, part.weights_T[at_N].to(losses_N), at_N))
-        return found
+        with self._routed(segments, exact=self._exact), attending_by_document(packed.base.model):
+            with checkpointing(packed.base.model) if self._checkpointing and clock else nullcontext():
+                hidden_TH = packed.output.hidden(*self._inputs(list(mine.values())))
+            yield list(self._losses(mine, hidden_TH))
+
+    def _order(self, slot: int) -> tuple[int, int, int]:
+        """Slots of a bank side by side, in the order of its rows."""
+        trial = self._trial_in(slot)
+        return (trial.bank.rank, trial.row, slot) if trial else (0, 0, slot)
+
+    def _inputs(self, parts: Sequence[Batch]) -> tuple[Tensor, Tensor, tuple[Documents, ...]]:
+        device = self._packed.base.device
+        tokens_T = torch.cat([part.tokens_T for part in parts]).to(device)
+        positions_T = torch.cat([part.positions_T for part in parts]).to(device)
+        lengths = [part.lengths for part in parts]
+        rows = lengths if self._exact else [tuple(length for each in lengths for length in each)]
+        return tokens_T, positions_T, tuple(Documents.of(each, device) for each in rows)
+
+    def _losses(self, mine: Mapping[int, Batch], hidden_TH: Tensor) -> Iterator[_Losses]:
+        output, device = self._packed.output, hidden_TH.device
+        places = [part.weights_T.nonzero().squeeze(1) for part in mine.values()]
+        hidden = hidden_TH.split([len(part.tokens_T) for part in mine.values()])
+        hidden_NH = [own[at_N.to(device)] for own, at_N in zip(hidden, places, strict=True)]
+        targets_N = [part.targets_T[at_N].to(device) for part, at_N in zip(mine.values(), places, strict=True)]
+        if self._exact:
+            pairs = zip(hidden_NH, targets_N, strict=True)
+            losses = [output.losses(own, targets, head_losses) for own, targets in pairs]
+        else:
+            together = output.losses(torch.cat(hidden_NH), torch.cat(targets_N), head_losses)
+            losses = list(together.split([len(at_N) for at_N in places]))
+        for (slot, part), at_N, losses_N in zip(mine.items(), places, losses, strict=True):
+            yield _Losses(slot, part, at_N, losses_N, part.weights_T[at_N].to(losses_N))
 
     def generate(
         self, slot: int, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: Sequence[int] = ()
@@ -208,7 +249,7 @@ class PackedEngine:
         trial = self._trial_in(slot)
         everything = torch.iinfo(torch.int64).max
         segment = trial.segment(0, everything, None) if trial else Segment(0, everything)
-        with self._routed([segment]):
+        with self._routed([segment], exact=True):
             return generate(self.base, prompts, max_new_tokens, stops=stops)
 
     def _trial_in(self, slot: int) -> _Trial | None:
@@ -217,13 +258,13 @@ class PackedEngine:
         return self._trials.get(slot)
 
     @contextmanager
-    def _routed(self, segments: Sequence[Segment]) -> Iterator[None]:
+    def _routed(self, segments: Sequence[Segment], *, exact: bool) -> Iterator[None]:
         route = self._packed.route
-        route.segments = tuple(segments)
+        route.now = Pass.of(segments, exact=exact)
         try:
             yield
         finally:
-            route.segments = ()
+            route.now = Pass()
 
     def step(self, slot: int, lr: float) -> float:
         return self.step_many({slot: lr})[slot]
@@ -324,9 +365,9 @@ def _shared(what: str, *, alone: bool) -> Iterator[None]:
         raise TrialError(f"{what} of several trials failed half-way: {error}", remedy=remedy) from error
 
 
-def _pack(base: Base, *, exact: bool) -> _Packed:
+def _pack(base: Base) -> _Packed:
     """Replace the base's linear layers and activations; its numbers stay the same."""
-    route = Route(exact=exact)
+    route = Route()
     output = find_output(base.model)
     sites: list[Site] = []
     for path, layer in list(linear_layers(base.model)):

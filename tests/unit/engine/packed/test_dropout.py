@@ -7,11 +7,11 @@ import torch
 
 from ftcluster.engine.packed.dropout import keep, key_of
 
-CPU = torch.device("cpu")
 
 
 def mask(seed: int = 1, step: int = 0, micro: int = 0, site: int = 0, rows: int = 400, p: float = 0.1) -> torch.Tensor:
-    return keep(key_of(seed, step, micro, site), rows, 100, p, CPU, torch.float64)
+    places = torch.arange(rows * 100).view(rows, 100)
+    return keep(key_of(seed, step, micro, site), places, p, torch.float64)
 
 
 def test_a_mask_is_the_same_whenever_it_is_computed_and_for_any_number_of_rows() -> None:

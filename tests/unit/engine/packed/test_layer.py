@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ftcluster.engine.packed.bank import Bank, Site
-from ftcluster.engine.packed.dropout import keep, key_of
-from ftcluster.engine.packed.layer import PackedLinear, Route, Segment
+from ftcluster.engine.packed.dropout import keep
+from ftcluster.engine.packed.layer import PackedLinear
+from ftcluster.engine.packed.route import Pass, Route, Segment
 
 INPUTS, OUTPUTS, RANK = 6, 10, 8
 
@@ -31,24 +32,30 @@ class Setting:
         linear = torch.nn.Linear(INPUTS, OUTPUTS, bias=bias, dtype=torch.float64).requires_grad_(False)
         for parameter in linear.parameters():
             parameter.copy_(draw(99, *parameter.shape))
-        self.route = Route(exact=exact)
+        self.exact, self.route = exact, Route()
         self.layer = PackedLinear(linear, linear.weight, linear.bias, 0, self.route)
         here = frozenset([0])
-        self.route.segments = (
+        self.of(
             Segment(0, 4, self.bank, self.rows[0], 2.0, here, 0.3, (1, 2, 0)),
             Segment(4, 9, self.bank, self.rows[1], 0.5, here, 0.1, (5, 0, 1)),
             Segment(9, 11),
         )
 
+    def of(self, *segments: Segment) -> None:
+        """What the layer's next tokens are."""
+        self.segments = segments
+        self.route.now = Pass.of(segments, exact=self.exact)
+
     def by_autograd(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         linear = self.layer.get_base_layer()
         parts, leaves = [], []
-        for segment in self.route.segments:
+        for segment in self.segments:
             own = x[segment.start : segment.end]
             y = linear(own)
             if segment.bank is not None:
                 a, b = (values.clone().requires_grad_() for values in segment.bank.read("master", segment.row, 0, 8))
-                mask = keep(key_of(*segment.clock, 0), *own.shape, segment.dropout, x.device, x.dtype)
+                places = torch.arange(own.numel()).view(own.shape)
+                mask = keep(segment.key(0), places, segment.dropout, x.dtype)
                 y = y + (own * mask) @ a.T @ b.T * segment.scale
                 leaves.append((a, b))
             parts.append(y)
@@ -94,8 +101,9 @@ def test_numbers_beyond_a_trials_rank_get_no_gradient() -> None:
     assert not b[:, 3:].any()
 
 
-def test_a_trial_whose_numbers_are_not_finite_spoils_no_other() -> None:
-    clean, spoilt = Setting(), Setting()
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_trial_whose_numbers_are_not_finite_spoils_no_other(exact: bool) -> None:
+    clean, spoilt = Setting(exact=exact), Setting(exact=exact)
     spoilt.bank.read("master", spoilt.rows[0], 0, 8)[1].fill_(float("nan"))
     x, dy = draw(1, 11, INPUTS), draw(2, 11, OUTPUTS)
     ys = []
@@ -110,12 +118,12 @@ def test_a_trial_whose_numbers_are_not_finite_spoils_no_other() -> None:
 
 def test_a_trial_without_an_adapter_here_gets_the_base_alone() -> None:
     setting = Setting()
-    setting.route.segments = (Segment(0, 11, setting.bank, 0, 1.0, frozenset()),)
+    setting.of(Segment(0, 11, setting.bank, 0, 1.0, frozenset()))
     x = draw(1, 11, INPUTS)
     assert torch.equal(setting.layer(x), setting.layer.get_base_layer()(x))
 
 
 def test_shapes_of_batches_are_kept() -> None:
     setting = Setting()
-    setting.route.segments = (Segment(0, 2**62, setting.bank, 0, 1.0, frozenset([0])),)
+    setting.of(Segment(0, 2**62, setting.bank, 0, 1.0, frozenset([0])))
     assert setting.layer(draw(1, 2, 3, INPUTS)).shape == (2, 3, OUTPUTS)
