@@ -96,6 +96,7 @@ _RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
         "cluster.cpus": (0, float("inf"), ""),
         "cluster.max_trials": (0, float("inf"), ""),
         "cluster.trials_per_host": (0, float("inf"), ""),
+        "cluster.memory_gib": (0, float("inf"), ""),
     }
 )
 _SWEEP_RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(

@@ -133,7 +133,8 @@ class ClusterConfig:
     cpus: float = 1.0  # per host; trials that train together share them
     gpus: float = -1.0  # per host, fractions allowed; -1: one where the cluster has GPUs, else none
     max_trials: int = 0  # at once; 0: as many as fit
-    trials_per_host: int = 0  # LoRA trials that train together on one base; 0: 4 on CPUs, 1 on GPUs
+    trials_per_host: int = 0  # LoRA trials that train together on one base, at most; 0: 4 on CPUs, 1 on GPUs, fast 16
+    memory_gib: float = 0.0  # what a host may use (of GPU memory, where it has a GPU); 0: whatever is free
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from enum import StrEnum
 class RunState(StrEnum):
     """States of a run (a training, a trial or a sweep).
 
-    waiting -> running <-> paused -> finished | pruned | failed | killed
+    waiting <-> running <-> paused -> finished | pruned | failed | killed
 
     ``interrupted`` is a run whose process vanished or was stopped by its user: it can be resumed.
     """

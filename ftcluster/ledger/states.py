@@ -1,6 +1,6 @@
 """Which state of a run may follow which; the only place that knows.
 
-waiting -> running <-> paused, from each of them an end; ``interrupted`` is a gap, not an end.
+waiting <-> running <-> paused, from each of them an end; ``interrupted`` is a gap, not an end.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ _ENDS = {RunState.FINISHED, RunState.PRUNED, RunState.FAILED, RunState.KILLED}
 _FOLLOWS: dict[RunState, set[RunState]] = {
     # A waiting run may end without having run: its sweep is cancelled, or it does not fit the cluster.
     RunState.WAITING: {RunState.RUNNING, RunState.INTERRUPTED, RunState.PRUNED, RunState.FAILED, RunState.KILLED},
-    RunState.RUNNING: {RunState.PAUSED, RunState.INTERRUPTED} | _ENDS,
+    # It waits again where its host did not take it in beside others.
+    RunState.RUNNING: {RunState.WAITING, RunState.PAUSED, RunState.INTERRUPTED} | _ENDS,
     RunState.PAUSED: {RunState.RUNNING, RunState.INTERRUPTED} | _ENDS,
     # Its last report may have arrived before the process vanished, so every end can follow.
     RunState.INTERRUPTED: {RunState.RUNNING, RunState.PAUSED} | _ENDS,

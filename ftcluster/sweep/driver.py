@@ -74,6 +74,7 @@ class Driver:
     _lost: Counter[str] = field(default_factory=Counter)  # hosts lost under a trial that was alone there
     _lost_together: set[Host] = field(default_factory=set)
     _suspects: set[str] = field(default_factory=set)  # trials whose host was lost under them and others
+    _told: set[str] = field(default_factory=set)  # trials that people know a host did not take in
     _changed: bool = True  # something ended or was proposed since the last decision
     _exhausted: bool = False
     _broken: StoreError | None = None
@@ -268,8 +269,20 @@ class Driver:
                 hosts.replace(stretch.host)
                 self._retry(stretch, error, shared=shared)
                 continue
+            if outcome.refused:
+                hosts.refused(stretch.host)
+                self._wait(stretch, outcome.refused)
+                continue
             hosts.give_back(stretch.host)
             self._settle(stretch, outcome)
+
+    def _wait(self, stretch: _Stretch, reason: str) -> None:
+        """A host did not take a trial in; it is as it was, and starts when there is room."""
+        trial = stretch.trial
+        self.ledger.set_state(trial.name, trial.state, reason=trial.reason)
+        if trial.name not in self._told:
+            self._told.add(trial.name)
+            self.view.note(f"{trial.name} waits for a host that is less full: {reason}")
 
     def _settle(self, stretch: _Stretch, outcome: Outcome) -> None:
         trial = self.ledger.get(stretch.trial.name)

@@ -34,6 +34,7 @@ class HostPool:
         self._failures = 0
         self._taken: Counter[Host] = Counter()
         self._closed: set[Host] = set()  # those with a trial that is to be alone
+        self._full: set[Host] = set()  # those that took no further trial in beside theirs
         self._up: list[Host] = []
         for _ in range(min(cluster.room(resources), most)):
             self._start()
@@ -82,12 +83,20 @@ class HostPool:
         if host in self._up:
             self._taken[host] -= 1
             self._closed.discard(host)
+            self._full.discard(host)
+
+    def refused(self, host: Host) -> None:
+        """This host did not take a trial in: it gets none until one of its trials has ended."""
+        self.give_back(host)
+        if self._taken[host]:
+            self._full.add(host)
 
     def _freest(self, *, alone: bool = False) -> Host | None:
         if self._taken.total() >= self._most:
             return None
         places = 1 if alone else self._places
-        free = [host for host in self._up if self._taken[host] < places and host not in self._closed]
+        shut = self._closed | self._full
+        free = [host for host in self._up if self._taken[host] < places and host not in shut]
         return min(free, key=lambda host: self._taken[host], default=None)
 
     def wait(self, jobs: list[Any], timeout: float) -> list[Any]:
@@ -121,6 +130,7 @@ class HostPool:
         self._up = [other for other in self._up if other is not host]
         self._taken.pop(host, None)
         self._closed.discard(host)
+        self._full.discard(host)
         with suppress(Exception):  # it is gone, or on a node that is
             host.kill()
         self._start()

@@ -21,7 +21,7 @@ from ftcluster.data.prepared.settings import data_settings
 from ftcluster.data.text.chat_template import template_text
 from ftcluster.engine.local import LocalEngine
 from ftcluster.engine.packed.engine import PackedEngine
-from ftcluster.engine.precision import choose_device, choose_precision
+from ftcluster.engine.precision import Precision, choose_device, choose_precision
 from ftcluster.errors import UsageError
 from ftcluster.models.base import (
     Base,
@@ -38,24 +38,48 @@ from ftcluster.models.targets import resolve_targets
 from ftcluster.models.tokenizer import load_tokenizer
 from ftcluster.units import format_count
 
-_PACK = 4  # trials a host trains at a time on a CPU; on a GPU memory must be known first, so one unless told
+# Trials a host trains at a time: memory may allow fewer. On a GPU only grouped products make packs worth while.
+_PACK, _PACK_CUDA_EXACT, _PACK_CUDA_FAST = 4, 1, 16
 _TOKENIZER_FILES = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "chat_template")
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What trials have in common that an engine serves."""
+
+    packed: bool
+    exact: bool
+    checkpointing: bool
+    base: str
+    revision: str
+    device: torch.device
+    precision: Precision
+
+    @classmethod
+    def of(cls, config: RunConfig) -> _Key:
+        engine, device = config.engine, choose_device(config.engine.device)
+        return cls(
+            packs(config),
+            engine.mode == "exact",
+            engine.activation_checkpointing,
+            config.model.path,
+            config.model.revision,
+            device,
+            choose_precision(engine.precision, device, full=config.adapter.kind == "none"),
+        )
 
 
 class Bench:
     """Engines by the base they hold; a trial that needs the same base finds it loaded."""
 
     def __init__(self) -> None:
-        self._engines: dict[tuple[object, ...], LocalEngine | PackedEngine] = {}
+        self._engines: dict[_Key, LocalEngine | PackedEngine] = {}
         self._next_slot = 0
 
     def engine(self, config: RunConfig) -> LocalEngine | PackedEngine:
         """The engine for a config's base, device and precision, made on first use."""
-        device = choose_device(config.engine.device)
-        precision = choose_precision(config.engine.precision, device, full=config.adapter.kind == "none")
-        packed, exact = packs(config), config.engine.mode == "exact"
-        again = config.engine.activation_checkpointing
-        key = (packed, exact, again, config.model.path, config.model.revision, str(device), precision)
+        key = _Key.of(config)
+        device, precision = key.device, key.precision
 
         def load() -> Base:
             return load_base(
@@ -69,15 +93,19 @@ class Bench:
         if key not in self._engines:
             # One base at a time: a host that moves on to another base must not hold both.
             self._engines = {}
-            if packed:
-                self._engines[key] = PackedEngine(load, precision, exact=exact, checkpointing=again)
+            if key.packed:
+                self._engines[key] = PackedEngine(load, precision, exact=key.exact, checkpointing=key.checkpointing)
             else:
-                self._engines[key] = LocalEngine(load, precision, checkpointing=again)
+                self._engines[key] = LocalEngine(load, precision, checkpointing=key.checkpointing)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
                 # Several CUDA kernels add in any order unless told otherwise; resume promises the same bits.
                 torch.use_deterministic_algorithms(True, warn_only=True)
         return self._engines[key]
+
+    def holds(self, config: RunConfig) -> bool:
+        """Whether the engine for a config is there, its base loaded."""
+        return _Key.of(config) in self._engines
 
     def slot(self) -> int:
         """A slot number no trial of this process has had."""
@@ -167,7 +195,8 @@ def trials_per_host(config: RunConfig, swept: Collection[str], *, gpus: bool) ->
     several_bases = any(key == "adapter.kind" or key.startswith("engine.") for key in swept)
     if several_bases or not packs(config):
         return 1  # one base is enough for a host
-    return config.cluster.trials_per_host or (1 if gpus else _PACK)
+    on_gpu = _PACK_CUDA_FAST if config.engine.mode == "fast" else _PACK_CUDA_EXACT
+    return config.cluster.trials_per_host or (on_gpu if gpus else _PACK)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """What runs inside a host's process: takes stretches from several callers at once and trains them together.
 
+A stretch that cannot join those that are there is sent back with the reason; alone it is always taken in.
+
 Callers wait in threads of their own; all training happens in one thread, which keeps the base and its engine warm.
 """
 
@@ -12,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ftcluster.errors import TrialError
+from ftcluster.training.admission import Admission
 from ftcluster.training.loop import Progress
 from ftcluster.training.pack import Pack
 from ftcluster.training.worker import Job, Outcome, Worker
@@ -39,6 +42,7 @@ class HostWorker:
         """``gpus=False``: a host that reserved none, on a node that may have some for others."""
         self._worker = Worker(threads, gpus=gpus)
         self._budget = _BUDGET_CUDA if gpus else _BUDGET
+        self._admission = Admission(self._worker.bench, self._budget)
         self._inbox: queue.SimpleQueue[_Stretch] = queue.SimpleQueue()
         self._here: dict[_Stretch, None] = {}  # taken in and not ended yet
         self._thread: threading.Thread | None = None
@@ -84,9 +88,19 @@ class HostWorker:
         """Take in what has arrived; with nothing to do, wait for it."""
         while not len(pack) or not self._inbox.empty():
             stretch = self._inbox.get()
+            if objection := self._objection(stretch.job):
+                stretch.waiting.set_result(Outcome(refused=objection))
+                continue
             self._here[stretch] = None
             if (ended := pack.add(stretch, self._worker.work(stretch.job, stretch.note))) is not None:
                 self._end(stretch, ended)
+
+    def _objection(self, job: Job) -> str:
+        here = [(self._worker.config(other.job), other.job.prepared) for other in self._here]
+        try:
+            return self._admission.objection((self._worker.config(job), job.prepared), here) if here else ""
+        except Exception:  # whatever is wrong with this one, its own training tells of it
+            return ""
 
     def _end(self, stretch: _Stretch, outcome: Outcome | Exception) -> None:
         if isinstance(outcome, Exception):  # what a worker could not even write down, on a full disk for example

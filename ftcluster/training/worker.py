@@ -43,11 +43,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A report, or why there is none. ``stopped``: asked to stop, saved, and resumable; ``warnings`` are for people."""
+    """A report, or why there is none. ``stopped``: asked to stop, saved, and resumable; ``warnings`` are for people.
+
+    ``refused`` says why it was not even begun beside the trials that were there.
+    """
 
     report: TrialReport | None = None
     error: FtclusterError | None = None
     stopped: bool = False
+    refused: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -58,21 +62,30 @@ class Worker:
         """``gpus=False``: a host that reserved none, on a node that may have some for others."""
         self._threads = threads
         self._gpus = gpus
-        self._bench = Bench()
+        self.bench = Bench()
         self._stop = threading.Event()
 
     def run(self, job: Job, observe: Callable[[Progress], None] = lambda _: None) -> Outcome:
         """``work``, carried out alone."""
         return alone(self.work(job, observe))
 
+    def config(self, job: Job) -> RunConfig:
+        """A job's config, on this host's devices.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        config = from_dict(job.config)
+        if not self._gpus and config.engine.device == "auto":
+            config = replace(config, engine=replace(config.engine, device="cpu"))
+        return config
+
     def work(self, job: Job, observe: Callable[[Progress], None] = lambda _: None) -> Work[Outcome]:
         """Train a stretch; every failure comes back in the outcome and is written to the run's spool."""
         folder = RunFolder(Path(job.folder))
 
         try:
-            config = from_dict(job.config)
-            if not self._gpus and config.engine.device == "auto":
-                config = replace(config, engine=replace(config.engine, device="cpu"))
+            config = self.config(job)
             if threads := config.engine.threads or self._threads:
                 torch.set_num_threads(threads)
             with storing("the run", folder.path):
@@ -108,7 +121,7 @@ class Worker:
                 config,
                 folder,
                 job.prepared,
-                self._bench,
+                self.bench,
                 tracker,
                 observe=observe,
                 stopping=self._stop.is_set,

@@ -79,7 +79,8 @@ def test_the_bits_are_the_same_with_it_and_less_is_kept(
 
 
 def test_a_model_without_such_layers_is_refused() -> None:
-    with pytest.raises(ModelError, match="Linear has no layers that can be computed again"), checkpointing(
-        torch.nn.Linear(2, 2)
+    with (
+        pytest.raises(ModelError, match="Linear has no layers that can be computed again"),
+        checkpointing(torch.nn.Linear(2, 2)),
     ):
         pass

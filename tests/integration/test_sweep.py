@@ -187,6 +187,16 @@ def test_survivors_are_the_best_at_each_rung(undisturbed: tuple[Path, Table]) ->
     assert at_rung[1][0][1] == next(name for name, (state, *_) in table.items() if state == "finished")
 
 
+def test_where_memory_is_short_trials_wait_and_nothing_else_changes(
+    world: Path, tmp_path: Path, undisturbed: tuple[Path, Table]
+) -> None:
+    home, log = tmp_path / "home", tmp_path / "log"
+    text = finish(start(command(world, home, "cluster.memory_gib=0.001"), log), log)
+    assert "waits for a host that is less full: it needs " in text
+    assert outcome(home) == undisturbed[1]
+    assert_mlflow_agrees(home)
+
+
 def test_ctrl_c_saves_everything_and_the_printed_command_resumes_to_the_same_result(
     world: Path, tmp_path: Path, undisturbed: tuple[Path, Table]
 ) -> None:

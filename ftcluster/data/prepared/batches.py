@@ -82,6 +82,14 @@ class Loader:
         """Mean tokens of a step."""
         return float(self._documents.lengths[self._epoch].sum()) / self.steps_per_epoch
 
+    @property
+    def most_tokens(self) -> int:
+        """Of any micro-batch there can be, at most."""
+        lengths = np.sort(self._documents.lengths[self._epoch])
+        if self._micro_tokens:
+            return max(self._micro_tokens, int(lengths[-1]))
+        return int(lengths[-self._micro_batch :].sum())
+
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The documents of an epoch in the order in which they are read.
 

@@ -68,6 +68,17 @@ class Bank:
         return sum(table.nbytes for table in tables.values())
 
     @property
+    def row_bytes(self) -> int:
+        """Memory of one row of all tables."""
+        shadow = 0 if self.compute == self.master.dtype else self.compute.itemsize
+        return self._width * (len(_TABLES) * self.master.dtype.itemsize + shadow)
+
+    @property
+    def growth(self) -> int:
+        """Bytes that the next trial takes: nothing where a row is free, else new tables beside the old ones."""
+        return 0 if self._free else self.row_bytes * (len(self.master) + max(1, len(self.master)))
+
+    @property
     def empty(self) -> bool:
         """Whether no trial holds a row."""
         return len(self._free) == len(self.master)

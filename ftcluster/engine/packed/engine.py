@@ -147,18 +147,23 @@ class PackedEngine:
         sites = frozenset(i for i, site in enumerate(packed.sites) if site.path.rpartition(".")[2] in wanted)
         rank = bucket_of(adapter.rank)
         if rank not in packed.banks:
-            weights = self._precision.weights
-            packed.banks[rank] = Bank(
-                packed.sites,
-                rank,
-                master=torch.float64 if weights is torch.float64 else torch.float32,
-                compute=weights,
-                device=packed.base.device,
-            )
+            packed.banks[rank] = self._bank(rank)
         bank = packed.banks[rank]
         made = _Trial(opening, adapter, bank, bank.take(), sites)
         self._trials[opening.slot] = made
         return made
+
+    def _bank(self, rank: int) -> Bank:
+        """An empty one, which takes next to no memory."""
+        weights = self._precision.weights
+        master = torch.float64 if weights is torch.float64 else torch.float32
+        packed = self._packed
+        return Bank(packed.sites, rank, master=master, compute=weights, device=packed.base.device)
+
+    def cost(self, adapter: AdapterSettings) -> int:
+        """Bytes that a trial with such an adapter would take, beside those of passes."""
+        rank = bucket_of(adapter.rank)
+        return (self._packed.banks.get(rank) or self._bank(rank)).growth
 
     def close(self, slot: int) -> None:
         trial = self._trials.pop(slot)
@@ -231,7 +236,7 @@ class PackedEngine:
     def _losses(self, mine: Mapping[int, Batch], hidden_TH: Tensor) -> Iterator[_Losses]:
         output, device = self._packed.output, hidden_TH.device
         places = [part.weights_T.nonzero().squeeze(1) for part in mine.values()]
-        hidden = hidden_TH.split([len(part.tokens_T) for part in mine.values()])
+        hidden = hidden_TH.split_with_sizes([len(part.tokens_T) for part in mine.values()])
         hidden_NH = [own[at_N.to(device)] for own, at_N in zip(hidden, places, strict=True)]
         targets_N = [part.targets_T[at_N].to(device) for part, at_N in zip(mine.values(), places, strict=True)]
         if self._exact:
@@ -239,7 +244,7 @@ class PackedEngine:
             losses = [output.losses(own, targets, head_losses) for own, targets in pairs]
         else:
             together = output.losses(torch.cat(hidden_NH), torch.cat(targets_N), head_losses)
-            losses = list(together.split([len(at_N) for at_N in places]))
+            losses = list(together.split_with_sizes([len(at_N) for at_N in places]))
         for (slot, part), at_N, losses_N in zip(mine.items(), places, losses, strict=True):
             yield _Losses(slot, part, at_N, losses_N, part.weights_T[at_N].to(losses_N))
 

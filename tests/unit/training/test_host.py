@@ -109,3 +109,18 @@ def test_asked_to_stop_all_of_them_save_and_say_so(world: World, tmp_path: Path)
     assert [outcome.stopped for outcome in outcomes] == [True] * 3
     assert {outcome.report.step for outcome in outcomes if outcome.report} == {1}
     assert host.peek() == {}
+
+
+def test_one_that_does_not_fit_beside_the_others_is_sent_back_with_the_reason(world: World, tmp_path: Path) -> None:
+    host = HostWorker(1, gpus=False)
+    tight = "cluster.memory_gib=0.001"
+    jobs = [job(world, tmp_path / f"tight-{rank}", rank, tight, until=None) for rank in RANKS]
+    with ThreadPoolExecutor(len(jobs)) as callers:
+        outcomes = list(callers.map(host.run, jobs))
+    taken = [outcome for outcome in outcomes if outcome.report]
+    refused = [outcome for outcome in outcomes if not outcome.report]
+    assert taken, "alone it is always taken in"
+    assert refused
+    assert all("for passes of" in outcome.refused and outcome.error is None for outcome in refused)
+    again = host.run(jobs[outcomes.index(refused[0])])
+    assert again.report is not None

@@ -8,7 +8,6 @@ import torch
 from ftcluster.engine.packed.dropout import keep, key_of
 
 
-
 def mask(seed: int = 1, step: int = 0, micro: int = 0, site: int = 0, rows: int = 400, p: float = 0.1) -> torch.Tensor:
     places = torch.arange(rows * 100).view(rows, 100)
     return keep(key_of(seed, step, micro, site), places, p, torch.float64)

@@ -1,0 +1,54 @@
+"""Which trials may join those that train on a host: they share its base, and memory is enough for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+
+from ftcluster.config.schema import RunConfig
+from ftcluster.engine.memory import Passes, free, measure_passes
+from ftcluster.engine.packed.engine import PackedEngine
+from ftcluster.training.bench import Bench, adapter_settings, opened
+from ftcluster.training.session import loader_of
+from ftcluster.units import format_bytes
+
+_SURE = 0.9  # of the free memory: what is predicted was measured on other documents
+_LONGEST = 256  # tokens of a document that is measured with, at most
+
+
+class Admission:
+    """Asked before a trial is taken in beside others; ``budget`` is the most tokens of a pass that trials share."""
+
+    def __init__(self, bench: Bench, budget: int, free: Callable[[torch.device, int], int] = free) -> None:
+        self._bench, self._budget, self._free = bench, budget, free
+        self._measured: WeakKeyDictionary[PackedEngine, Passes] = WeakKeyDictionary()
+
+    def objection(self, wanted: tuple[RunConfig, str], here: Sequence[tuple[RunConfig, str]]) -> str:
+        """Why a trial (its config and prepared data) must not join those that are here; empty if it may."""
+        if not here:
+            return ""
+        config = wanted[0]
+        if not self._bench.holds(config):
+            return "it trains on another base than the trials there"
+        engine = self._bench.engine(config)
+        if not isinstance(engine, PackedEngine):
+            return "its engine trains one trial at a time"
+        if engine not in self._measured:
+            longest = min(_LONGEST, int(opened(wanted[1]).train.lengths.max()))
+            self._measured[engine] = measure_passes(engine, adapter_settings(config), longest)
+        tokens = max(self._budget, *(widest(*one) for one in (wanted, *here)))
+        state, passes = engine.cost(adapter_settings(config)), self._measured[engine].of(tokens)
+        left = self._free(engine.base.device, round(config.cluster.memory_gib * 2**30))
+        if state + passes <= _SURE * left:
+            return ""
+        return (
+            f"it needs {format_bytes(state)} for its adapter and optimizer and {format_bytes(passes)} for passes of "
+            f"{tokens:,} tokens, and {format_bytes(max(0, left))} is free"
+        )
+
+
+def widest(config: RunConfig, prepared: str) -> int:
+    """The most tokens of a micro-batch."""
+    return loader_of(config, opened(prepared)).most_tokens
