@@ -10,7 +10,7 @@ from ftcluster.cli.data_files import show_dropped
 from ftcluster.cli.output import console, notices, table
 
 if TYPE_CHECKING:
-    from ftcluster.config.schema import DataConfig
+    from ftcluster.config.schema import DataConfig, RunConfig
     from ftcluster.data.audit import Judgement
     from ftcluster.data.prepared.report import Report
 
@@ -47,6 +47,14 @@ def tell_data(report: Report, config: DataConfig) -> None:
 
     for line in summary_lines(report, judge(report, config.warn, config.refuse)):
         notices().print(line, markup=False, soft_wrap=True)
+
+
+def tell_engine(config: RunConfig) -> None:
+    """What people should know about the engine that trains a config."""
+    from ftcluster.training.bench import engine_note
+
+    if note := engine_note(config):
+        notices().print(note, markup=False, soft_wrap=True)
 
 
 def show_report(report: Report, judgements: Sequence[Judgement], facts: dict[str, str]) -> None:

@@ -61,7 +61,7 @@ def run(
     words = [*(overrides or []), *([f"home={home.absolute()}"] if home else [])]
     spec, base = read_sweep(file, words, config_dir=config_dir)
     # Only now, since torch and transformers come with them, which takes seconds.
-    from ftcluster.cli.data_report import tell_data
+    from ftcluster.cli.data_report import tell_data, tell_engine
     from ftcluster.config.checks import check_files
     from ftcluster.demo.world import provide
     from ftcluster.ledger.store import Ledger
@@ -75,6 +75,7 @@ def run(
     with RowsBar("preparing data") as bar:
         plan = make_plan(spec, base, progress=bar.update)
     tell_data(plan.report, base.data)
+    tell_engine(base)
     if dry_run:
         _show_plan(plan, as_json)
         return

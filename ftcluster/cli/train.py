@@ -51,7 +51,7 @@ def train(
     words = [*(overrides or []), *([f"home={home}"] if home else [])]
     config = _stored(resume, overrides, home) if resume else _composed(overrides, words, config_dir)
     check(config)  # before torch and transformers are imported, which takes seconds
-    from ftcluster.cli.data_report import tell_data
+    from ftcluster.cli.data_report import tell_data, tell_engine
     from ftcluster.demo.world import provide
     from ftcluster.ledger.store import Ledger
     from ftcluster.training.bench import size_of
@@ -63,6 +63,7 @@ def train(
     with RowsBar("preparing data") as preparing:
         ready = get_ready(config, preparing.update)
     tell_data(ready.report, config.data)
+    tell_engine(config)
     if dry_run:
         _show_plan(ready, as_json)
         return

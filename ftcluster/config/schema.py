@@ -62,6 +62,7 @@ class AdapterConfig:
     dropout: float = 0.0
     targets: list[str] = field(default_factory=lambda: ["all-linear"])  # module names, or all-linear
     rslora: bool = False  # scale alpha/sqrt(rank) instead of alpha/rank
+    dora: bool = False  # train the lengths of the weights' rows apart (DoRA); slower, one trial at a time
 
 
 @dataclass(frozen=True)

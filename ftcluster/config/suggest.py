@@ -25,6 +25,7 @@ _FOREIGN_NAMES = {
     "lora_dropout": "adapter.dropout",
     "target_modules": "adapter.targets",
     "use_rslora": "adapter.rslora",
+    "use_dora": "adapter.dora",
     "model_name_or_path": "model.path",
     "base_model": "model.path",
     "dataset": "data.train",

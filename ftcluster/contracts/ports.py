@@ -15,13 +15,17 @@ BASE_SLOT = -1  # the bare base model, for evaluation and generation only
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """LoRA as the paper and PEFT define it: ``W + scale * B A``, scale ``alpha / r`` (rsLoRA: ``alpha / sqrt(r)``)."""
+    """LoRA as the paper and PEFT define it: ``W + scale * B A``, scale ``alpha / r`` (rsLoRA: ``alpha / sqrt(r)``).
+
+    DoRA (Liu et al. 2024) besides trains the length of each row of that sum.
+    """
 
     rank: int
     alpha: float
     dropout: float = 0.0
     targets: tuple[str, ...] = ("all-linear",)
     rslora: bool = False
+    dora: bool = False
 
 
 @dataclass(frozen=True)

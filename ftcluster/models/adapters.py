@@ -48,6 +48,7 @@ def _config(base: Base, settings: AdapterSettings) -> LoraConfig:
         lora_dropout=settings.dropout,
         target_modules=resolve_targets(base.model, settings.targets),
         use_rslora=settings.rslora,
+        use_dora=settings.dora,
         task_type="CAUSAL_LM",
         base_model_name_or_path=str(base.folder),
         revision=None,
@@ -136,7 +137,7 @@ def write_adapter(base: Base, settings: AdapterSettings, tensors: dict[str, Tens
 
 def file_name(parameter: str) -> str:
     """A parameter's name in PEFT's files."""
-    return _PREFIX + parameter
+    return _PREFIX + (parameter.removesuffix(".weight") if ".lora_magnitude_vector" in parameter else parameter)
 
 
 def _write(config: Any, tensors: dict[str, Tensor], folder: Path) -> None:

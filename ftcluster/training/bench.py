@@ -176,23 +176,37 @@ def check_targets(config: RunConfig) -> None:
 def packs(config: RunConfig) -> bool:
     """Whether a config's trials can train together on one frozen base.
 
-    A base with dropout of its own draws from a random generator that trials would share; it trains alone.
-
     Raises:
         UsageError: packing is asked for by name and cannot be had.
     """
     if config.adapter.kind != "lora" or config.engine.name == "local":
         return False
-    own = has_dropout(skeleton(Path(config.model.path), trust_remote_code=config.model.trust_remote_code))
-    if own and config.engine.name == "packed":
-        remedy = "use engine=auto, which trains its trials one at a time, or set its dropout to 0 in config.json"
-        raise UsageError("the base has dropout of its own and cannot be shared", where="engine.name", remedy=remedy)
-    return not own
+    problem = unpacked(config)
+    if problem and config.engine.name == "packed":
+        remedy = "use engine=auto, which trains such trials one at a time"
+        raise UsageError(problem, where="engine.name", remedy=remedy)
+    return not problem
+
+
+def unpacked(config: RunConfig) -> str:
+    """Why the LoRA trials of a config cannot share a base; empty if they can."""
+    if config.adapter.dora:
+        return "DoRA trials cannot share passes yet"
+    model = skeleton(Path(config.model.path), trust_remote_code=config.model.trust_remote_code)
+    # It draws from one random generator, which trials would share.
+    return "the base has dropout of its own, so trials cannot share it" if has_dropout(model) else ""
+
+
+def engine_note(config: RunConfig) -> str:
+    """What people should know about the engine that a config gets: nothing, if it is the one they would expect."""
+    if config.adapter.kind != "lora" or config.engine.name != "auto" or not (problem := unpacked(config)):
+        return ""
+    return f"{problem}: they train one at a time"
 
 
 def trials_per_host(config: RunConfig, swept: Collection[str], *, gpus: bool) -> int:
     """How many trials of a sweep over ``swept`` a host trains at a time."""
-    several_bases = any(key == "adapter.kind" or key.startswith("engine.") for key in swept)
+    several_bases = any(key in ("adapter.kind", "adapter.dora") or key.startswith("engine.") for key in swept)
     if several_bases or not packs(config):
         return 1  # one base is enough for a host
     on_gpu = _PACK_CUDA_FAST if config.engine.mode == "fast" else _PACK_CUDA_EXACT
@@ -226,7 +240,9 @@ def size_of(config: RunConfig) -> Size:
 def adapter_settings(config: RunConfig) -> AdapterSettings:
     """The config's adapter, as engines are told of it."""
     adapter = config.adapter
-    return AdapterSettings(adapter.rank, adapter.alpha, adapter.dropout, tuple(adapter.targets), adapter.rslora)
+    return AdapterSettings(
+        adapter.rank, adapter.alpha, adapter.dropout, tuple(adapter.targets), adapter.rslora, adapter.dora
+    )
 
 
 @lru_cache(maxsize=16)

@@ -293,6 +293,37 @@ def test_resume_equals_uninterrupted_bit_for_bit_in_any_slot(make, tmp_path, ada
     assert_equal(weights_of(whole, 0, tmp_path / "a"), weights_of(second, 2, tmp_path / "b"))
 
 
+def test_a_trial_moves_to_any_engine_and_back(tiny_qwen2: Path, tmp_path: Path) -> None:
+    """Three steps on each, among others and in another slot every time, as if it had never moved (fp64)."""
+    torch.set_num_threads(1)
+    engines = [make(tiny_qwen2, torch.float64) for make in ENGINES.values()]
+    stay = ENGINES["packed"](tiny_qwen2, torch.float64)
+    stay.open(opening(0))
+    train(stay, 0, range(3 * (len(engines) + 1)))
+    before: Path | None = None
+    for number, engine in enumerate([*engines, engines[0]]):
+        slot = 3 * number + 1
+        engine.open(opening(slot - 1, AdapterSettings(rank=9, alpha=1.0), seed=number))
+        engine.open(opening(slot, seed=100 + number))  # what it draws first is replaced by what is loaded
+        if before:
+            engine.load(slot, before)
+        else:
+            engine.close(slot)
+            engine.open(opening(slot))
+        train(engine, slot - 1, range(2))
+        train(engine, slot, range(3 * number, 3 * number + 3))
+        before = tmp_path / f"state{number}"
+        before.mkdir()
+        engine.save(slot, before)
+    assert before is not None
+    from safetensors.torch import load_file
+
+    moved, stayed = load_file(before / "adapter_model.safetensors"), weights_of(stay, 0, tmp_path / "stayed")
+    assert moved.keys() == stayed.keys()
+    for name, tensor in moved.items():
+        assert (tensor - stayed[name]).abs().max() < 1e-12, name
+
+
 def test_different_seeds_give_different_adapters(make, tmp_path) -> None:
     engine = make(torch.float32)
     for slot in (0, 1):
