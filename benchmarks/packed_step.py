@@ -2,9 +2,11 @@
 
 Time, operations per layer and memory for K = 1, 2, 4, ... trials of T tokens each. The peer is a PEFT model with one
 adapter per trial on one base, switched with ``set_adapter``, torch's fused AdamW and gradient clipping: no process
-start, no loading, nothing but steps. Weights are random; the model has the shape asked for.
+start, no loading, nothing but steps. With ``--compiled`` its model is compiled. Weights are random; the model has the
+shape asked for. On a CPU both compute in fp32, on a GPU in bf16.
 
     python benchmarks/packed_step.py [--trials 8] [--tokens 128] [--rows 4] [--hidden 256] [--layers 4] [--fast]
+    python benchmarks/packed_step.py --device cuda --shape 0.5b --trials 32 --tokens 256 --fast [--compiled]
 
 The last line is one JSON object; ``ratio`` is the peer's time for the largest K over ours.
 """
@@ -23,15 +25,22 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from ftcluster.contracts.batch import Batch
 from ftcluster.contracts.ports import AdapterSettings, OptimizerSettings, TrialOpening
 from ftcluster.engine.packed.engine import PackedEngine
 from ftcluster.engine.precision import Precision
-from ftcluster.models.base import load_base
-from ftcluster.models.tiny import create_tiny_model
+from ftcluster.models.base import Base, load_base
+from ftcluster.models.tiny import create_tiny_model, train_tokenizer
 
 RANK, ALPHA, LR, CLIP = 8, 16.0, 1e-3, 1.0
+_QWEN_05B = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14}
+_LLAMA_8B = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
+SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "0.5b": (Qwen2Config, {**_QWEN_05B, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}),
+    "8b": (LlamaConfig, {**_LLAMA_8B, "num_key_value_heads": 8, "vocab_size": 128256}),
+}
 TEXTS = [f"The quick brown fox number {number} jumps over the lazy dog." for number in range(500)]
 
 
@@ -56,14 +65,15 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--fast", action="store_true", help="one base product for all trials instead of exact mode")
+    parser.add_argument("--fast", action="store_true", help="one product for all trials instead of exact mode")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--shape", choices=SHAPES, help="of a known model, instead of --hidden and --layers")
+    parser.add_argument("--compiled", action="store_true", help="compile the peer's model")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
-        model = create_tiny_model(
-            Path(folder) / "m", TEXTS, hidden_size=options.hidden, layers=options.layers, vocabulary=1024
-        )
+        model = make_model(Path(folder) / "m", options)
         count = 1
         while count <= options.trials:
             figures[count] = measure(model, count, options)
@@ -77,6 +87,10 @@ def main() -> None:
                 "trials": max(figures),
                 "tokens": options.tokens,
                 "mode": "fast" if options.fast else "exact",
+                "tokens_per_s": round(1000 * max(figures) * options.tokens / last["packed_ms"]),
+                "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+                "model": options.shape or f"hidden {options.hidden}, {options.layers} layers",
+                "peer": "PEFT, compiled" if options.compiled else "PEFT, eager",
                 "figures": figures,
                 "torch": torch.__version__,
                 "threads": options.threads,
@@ -85,9 +99,28 @@ def main() -> None:
     )
 
 
+def make_model(folder: Path, options: argparse.Namespace) -> Path:
+    if not options.shape:
+        return create_tiny_model(folder, TEXTS, hidden_size=options.hidden, layers=options.layers, vocabulary=1024)
+    make_config, sizes = SHAPES[options.shape]
+    config = make_config(**sizes)
+    with torch.device(options.device):
+        AutoModelForCausalLM.from_config(config, dtype=dtype_of(options)).save_pretrained(folder)
+    train_tokenizer(TEXTS, vocabulary=1024, max_length=1024).save_pretrained(folder)
+    return folder
+
+
+def dtype_of(options: argparse.Namespace) -> torch.dtype:
+    return torch.bfloat16 if options.device == "cuda" else torch.float32
+
+
+def load(model: Path, options: argparse.Namespace) -> Base:
+    return load_base(model, device=torch.device(options.device), dtype=dtype_of(options))
+
+
 def measure(model: Path, count: int, options: argparse.Namespace) -> dict[str, float]:
     """Milliseconds for one step of every trial, operations per layer, milliseconds to admit and evict, MB of state."""
-    engine = PackedEngine(lambda: load_base(model), Precision(torch.float32), exact=not options.fast)
+    engine = PackedEngine(lambda: load(model, options), Precision(dtype_of(options)), exact=not options.fast)
     engine.base  # noqa: B018 - loads it
     started = time.perf_counter()
     for slot in range(count):
@@ -103,7 +136,8 @@ def measure(model: Path, count: int, options: argparse.Namespace) -> dict[str, f
 
     peft = peer(model, count, batches, options)
     ours, theirs = alternately(packed, peft, options.repeats)
-    operations = [counted(step) / options.layers for step in (packed, peft)]
+    layers = engine.base.model.config.num_hidden_layers
+    operations = [counted(step) / layers for step in (packed, peft)]
     state = engine.memory
     started = time.perf_counter()
     for slot in range(count):
@@ -133,7 +167,7 @@ def rows(slot: int, options: argparse.Namespace) -> Batch:
 
 def peer(model: Path, count: int, batches: list[Batch], options: argparse.Namespace) -> Callable[[], None]:
     """The same step written with PEFT; rows have one length, so it pads nothing."""
-    base = load_base(model).model
+    base = load(model, options).model
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
     wrapped = get_peft_model(base, config, adapter_name="t0")
     for slot in range(1, count):
@@ -142,12 +176,14 @@ def peer(model: Path, count: int, batches: list[Batch], options: argparse.Namesp
     for slot in range(count):
         wrapped.set_adapter(f"t{slot}")
         optimizers.append(torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad], lr=LR, fused=True))
+    run = torch.compile(wrapped) if options.compiled else wrapped
+    tokens = [batch.tokens_T.view(options.rows, -1).to(options.device) for batch in batches]
 
     def steps() -> None:
         for slot, optimizer in enumerate(optimizers):
             wrapped.set_adapter(f"t{slot}")
-            tokens = batches[slot].tokens_T.view(options.rows, -1)
-            wrapped(input_ids=tokens, labels=tokens).loss.backward()
+            with torch.autocast(options.device, torch.bfloat16, enabled=options.device == "cuda"):
+                run(input_ids=tokens[slot], labels=tokens[slot]).loss.backward()
             torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], CLIP)
             optimizer.step()
             optimizer.zero_grad()
@@ -162,6 +198,8 @@ def alternately(one: Callable[[], None], other: Callable[[], None], repeats: int
         for function, found in zip((one, other), seconds, strict=True):
             started = time.perf_counter()
             function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if number:
                 found.append(time.perf_counter() - started)
     return statistics.median(seconds[0]), statistics.median(seconds[1])
