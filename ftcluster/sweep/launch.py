@@ -26,11 +26,10 @@ from ftcluster.ledger.store import Ledger
 from ftcluster.sweep.driver import Driver
 from ftcluster.sweep.plan import SweepPlan, make_plan
 from ftcluster.sweep.view import View
-from ftcluster.tracking.lineage import lineage
 from ftcluster.tracking.projector import Projector
 from ftcluster.tracking.service import ProjectorThread
 from ftcluster.tracking.spool import SpoolTracker
-from ftcluster.training.bench import data_files
+from ftcluster.training.bench import data_lineage
 from ftcluster.training.launch import home_option
 from ftcluster.training.records import owner_check, remember_ids, store_uri, to_project
 from ftcluster.training.signals import stop_signals
@@ -124,7 +123,7 @@ def _drive(
     row: RunRow, plan: SweepPlan, ledger: Ledger, console: Console, thread: ProjectorThread
 ) -> tuple[RunState, str]:
     """Run the driver; returns how the sweep ended and why."""
-    tags = lineage(data_files(plan.base))
+    tags = data_lineage(plan.base)
     with closing(SpoolTracker(Path(row.folder))) as own:
         own.params({"sweep": to_dict(plan.spec)})
         own.tags({**tags, "ftcluster.rungs": ", ".join(map(str, plan.rungs))})

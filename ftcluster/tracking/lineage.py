@@ -10,7 +10,7 @@ import hashlib
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,10 +20,13 @@ from ftcluster.tracking.redaction import hide_url_users
 _PACKAGES = ("torch", "transformers", "peft")
 
 
-def lineage(files: Sequence[Path]) -> dict[str, str]:
-    """Facts about this process as tags: ``git.commit``, ``version.torch``, ``data.train.jsonl.sha256``, ..."""
+def lineage(files: Sequence[Path], sha256: Callable[[Path], str] | None = None) -> dict[str, str]:
+    """Facts about this process as tags: ``git.commit``, ``version.torch``, ``data.train.jsonl.sha256``, ...
+
+    ``sha256`` may remember hashes of files that did not change.
+    """
     machine = {"python": platform.python_version(), "platform": platform.platform(), "host": platform.node()}
-    return _git() | _versions() | machine | _gpus() | _hashes(files)
+    return _git() | _versions() | machine | _gpus() | _hashes(files, sha256 or _sha256)
 
 
 def _git() -> dict[str, str]:
@@ -61,7 +64,7 @@ def _gpus() -> dict[str, str]:
     return {"gpu": ", ".join(names), "version.cuda": str(torch.version.cuda)}
 
 
-def _hashes(files: Sequence[Path]) -> dict[str, str]:
+def _hashes(files: Sequence[Path], sha256: Callable[[Path], str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in files:
         name, number = f"data.{file.name}", 1
@@ -69,13 +72,13 @@ def _hashes(files: Sequence[Path]) -> dict[str, str]:
             number += 1
             name = f"data.{file.name}.{number}"
         found[f"{name}.path"] = hide_url_users(str(file))
-        found[f"{name}.sha256"] = _sha256(file)
+        try:
+            found[f"{name}.sha256"] = sha256(file)
+        except OSError as error:
+            found[f"{name}.sha256"] = f"unreadable: {error.strerror}"
     return found
 
 
 def _sha256(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        return f"unreadable: {error.strerror}"
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -15,6 +15,7 @@ from ftcluster.config.compose import resolve_home
 from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.ports import AdapterSettings
 from ftcluster.data.audit import judge, refuse_bad_data
+from ftcluster.data.prepared.fingerprint import HASHES, file_sha256
 from ftcluster.data.prepared.folder import PreparedData, open_prepared
 from ftcluster.data.prepared.prepare import prepare
 from ftcluster.data.prepared.settings import data_settings
@@ -36,6 +37,7 @@ from ftcluster.models.portable import portable
 from ftcluster.models.size import adapter_parameters, parameters
 from ftcluster.models.targets import resolve_targets
 from ftcluster.models.tokenizer import load_tokenizer
+from ftcluster.tracking.lineage import lineage
 from ftcluster.units import format_count
 
 # Trials a host trains at a time: memory may allow fewer. On a GPU only grouped products make packs worth while.
@@ -142,6 +144,12 @@ def data_files(config: RunConfig) -> list[Path]:
         DataError: a file that is not there, or cannot be had.
     """
     return [Path(file.name) for file in data_settings(config, resolve_home(config) / "downloads").files()]
+
+
+def data_lineage(config: RunConfig) -> dict[str, str]:
+    """Where a run comes from, as tags; files that were hashed when they were prepared are not read again."""
+    memory = resolve_home(config) / "prepared" / HASHES
+    return lineage(data_files(config), lambda file: file_sha256(file, memory))
 
 
 def checked_tokenizer(config: RunConfig) -> Any:

@@ -22,11 +22,10 @@ from ftcluster.errors import Interrupted, Problems, UsageError
 from ftcluster.ledger.process import this_process
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
-from ftcluster.tracking.lineage import lineage
 from ftcluster.tracking.projector import Projector
 from ftcluster.tracking.service import ProjectorThread
 from ftcluster.tracking.spool import SpoolTracker
-from ftcluster.training.bench import data_files, prepare_data
+from ftcluster.training.bench import data_lineage, prepare_data
 from ftcluster.training.loop import Progress
 from ftcluster.training.records import owner_check, remember_ids, store_uri, to_project
 from ftcluster.training.session import Plan, plan
@@ -116,7 +115,7 @@ def run_training(
         ledger.reopen(row.name)
     uri = store_uri(home, config.tracking.uri)
     thread = ProjectorThread(Projector(uri, home), lambda: [to_project(row)])
-    tags = {**lineage(data_files(config)), "ftcluster.identity": row.identity}
+    tags = {**data_lineage(config), "ftcluster.identity": row.identity}
     ledger.claim(row.name, this_process(), owner_check(take_over=take_over))
     outcome = Outcome(stopped=True)
     try:

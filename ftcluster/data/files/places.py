@@ -20,7 +20,7 @@ from urllib.parse import unquote
 from ftcluster.config.locations import HUB, KINDS, is_remote, kind_of
 from ftcluster.data.files.scratch import written_aside
 from ftcluster.data.files.training_files import METADATA, training_files
-from ftcluster.errors import DataError
+from ftcluster.errors import DataError, StoreError
 
 
 def resolve(names: Sequence[str], downloads: Path) -> list[Path]:
@@ -28,6 +28,7 @@ def resolve(names: Sequence[str], downloads: Path) -> list[Path]:
 
     Raises:
         DataError: no data file there, several data sets of which none is named, or a place that cannot be reached.
+        StoreError: what was downloaded cannot be written.
     """
     files: list[Path] = []
     for name in names:
@@ -60,9 +61,14 @@ def _downloaded(name: str, downloads: Path) -> list[Path]:
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", shown(name)).strip("-.")[:60]
     folder = downloads / f"{slug}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     if not folder.is_dir():
-        downloads.mkdir(parents=True, exist_ok=True)
-        with written_aside(folder) as scratch:
-            _download(name, scratch)
+        try:
+            downloads.mkdir(parents=True, exist_ok=True)
+            with written_aside(folder) as scratch:
+                _download(name, scratch)
+        except OSError as error:  # of this machine's disk: a store's own are told as bad data
+            raise StoreError(
+                f"cannot keep a download: {error}", where=str(downloads), remedy="choose a home that can be written"
+            ) from error
     return sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
 
 

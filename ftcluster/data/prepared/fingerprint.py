@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ftcluster.contracts.folder import write_atomically
 
+HASHES = "hashes.json"  # the memory's name in a store of prepared data
 _SETTLED_NS = 2_000_000_000  # a file written just now may change again within one tick of its clock
 
 

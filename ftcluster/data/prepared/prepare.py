@@ -23,7 +23,7 @@ from ftcluster.data.files.blocks import check_readable
 from ftcluster.data.files.scratch import written_aside
 from ftcluster.data.prepared.assembly import Assembly
 from ftcluster.data.prepared.chunks import TRAIN, Chunk, Stage, make_stage
-from ftcluster.data.prepared.fingerprint import file_sha256
+from ftcluster.data.prepared.fingerprint import HASHES, file_sha256
 from ftcluster.data.prepared.folder import TEMPLATE, PreparedData, open_prepared
 from ftcluster.data.prepared.mixing import Chosen
 from ftcluster.data.prepared.settings import DataSettings
@@ -67,7 +67,7 @@ def prepare(
     before = _marks(files)
     try:
         store.mkdir(parents=True, exist_ok=True)
-        folder = store / _content_hash(settings, files, tokenizer, tokenizer_id, store / "hashes.json")
+        folder = store / _content_hash(settings, files, tokenizer, tokenizer_id, store / HASHES)
         if not folder.exists():
             count = (_fitting_workers(files) if workers is None else workers) if load else 1
             make: Callable[[], Stage] = partial(make_stage, settings, load) if load and count > 1 else lambda: here
@@ -133,6 +133,7 @@ class _Preparation:
     ) -> None:
         self._settings, self._files, self._staff, self._progress = settings, files, staff, progress
         self._told = (0, 0)
+        self._sizes = [Path(file.name).stat().st_size for file in files]
 
     def write(self, folder: Path) -> None:
         training = [file for file in self._files if file.side is None]
@@ -162,8 +163,7 @@ class _Preparation:
 
     def _expected(self, work: Work, rows: int) -> int:
         """All rows, as far as can be told from the share of the bytes that has been read."""
-        sizes = [Path(file.name).stat().st_size for file in self._files]
-        here = work.file.number
+        sizes, here = self._sizes, work.file.number
         return max(rows, round(rows * sum(sizes) / max(1, sum(sizes[:here]) + work.block.share * sizes[here])))
 
     def _choose(self, files: Sequence[DataFile], assembly: Assembly) -> dict[int, Chosen]:

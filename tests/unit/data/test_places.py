@@ -17,7 +17,7 @@ from ftcluster.data.files.blocks import read_rows
 from ftcluster.data.files.places import resolve, shown
 from ftcluster.data.files.source import Row
 from ftcluster.data.files.training_files import training_files
-from ftcluster.errors import DataError
+from ftcluster.errors import DataError, StoreError
 
 ROW = b'{"text": "once"}\n'
 
@@ -282,3 +282,9 @@ def test_a_data_set_of_several_subsets_or_kinds_is_refused_with_a_way_to_choose(
 def test_of_many_sets_of_files_the_first_are_listed() -> None:
     with pytest.raises(DataError, match=r"c/\*\.jsonl, .* and 4 more"):
         training_files([f"{letter}/{number}.jsonl" for letter in "abcdefghijkl" for number in (1, 2)], "hub:owner/name")
+
+
+def test_a_disk_that_cannot_be_written_is_told_apart_from_a_place_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot keep a download"):
+        resolve(["https://example.invalid/rows.jsonl"], tmp_path / "file" / "downloads")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -14,7 +15,7 @@ from ftcluster.config.compose import compose
 from ftcluster.config.schema import RunConfig
 from ftcluster.errors import DataError, ModelError, UsageError
 from ftcluster.models.tokenizer import load_tokenizer
-from ftcluster.training.bench import Bench, packs, prepare_data, tokenizer_id, trials_per_host
+from ftcluster.training.bench import Bench, data_lineage, packs, prepare_data, tokenizer_id, trials_per_host
 
 
 @pytest.fixture
@@ -38,6 +39,13 @@ def test_every_slot_is_new() -> None:
 
 def test_prepared_data_is_found_again(config: RunConfig) -> None:
     assert prepare_data(config).folder == prepare_data(replace(config, seed=99)).folder
+
+
+def test_the_lineage_of_data_has_the_hash_of_its_bytes(config: RunConfig) -> None:
+    prepare_data(config)
+    file = Path(config.data.train[0])
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert data_lineage(config)[f"data.{file.name}.sha256"] == digest
 
 
 def test_an_unknown_target_is_refused_without_loading_weights(config: RunConfig) -> None:
@@ -107,7 +115,9 @@ def test_a_base_with_dropout_of_its_own_trains_alone_and_packing_it_is_refused(
 
 def test_a_host_trains_several_trials_of_one_base_and_one_where_bases_differ(config: RunConfig) -> None:
     assert trials_per_host(config, ["optim.lr"], gpus=False) == 4
-    assert trials_per_host(config, ["optim.lr"], gpus=True) == 1, "until memory is predicted"
+    assert trials_per_host(config, ["optim.lr"], gpus=True) == 1, "exact packs start as many kernels"
+    fast = replace(config, engine=replace(config.engine, mode="fast"))
+    assert trials_per_host(fast, ["optim.lr"], gpus=True) == 16
     told = replace(config, cluster=replace(config.cluster, trials_per_host=9))
     assert trials_per_host(told, ["optim.lr"], gpus=True) == 9
     for swept in ("adapter.kind", "engine.precision", "engine.threads"):
