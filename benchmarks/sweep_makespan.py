@@ -4,8 +4,10 @@
     (b) ftcluster with trials one at a time on warm hosts (engine.name=local)
     (c) ftcluster with trials packed on warm hosts
 
-The same model, tokens, order of rows, settings and number of steps; both sides measure the held-out loss. Every
-second counts on all sides: start of processes and of Ray, imports, loading, checkpoints, records in MLflow. With
+The same model, tokens, order of rows, settings and number of steps; both sides measure the held-out loss, and find
+the rows tokenised; ftcluster, which alone keeps records, finds an empty MLflow store. Every second counts on all
+sides: start of processes and of Ray, imports, loading, checkpoints, records. What differs is the random draw of each
+adapter's A. With
 ``--halving`` all stop weak trials at the same rungs; the peer then runs one process per trial and rung.
 
     python benchmarks/sweep_makespan.py --rows gsm8k_train.jsonl [--trials 8] [--steps 40] [--halving] [--seconds]
@@ -19,6 +21,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,10 +34,11 @@ from typing import Any
 from ftcluster.config.compose import compose
 from ftcluster.models.tiny import create_tiny_model
 from ftcluster.sweep.halving import rungs as rungs_of
+from ftcluster.tracking.mlflow_store import prepare_store, tracking_uri
 from ftcluster.training.bench import prepare_data
 from ftcluster.training.session import loader_of
 
-BATCH, VALIDATION, ETA = 4, 64, 3
+BATCH, VALIDATION, ETA = 4, 32, 3
 RANKS, RATES = (4, 8, 16), (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 3e-2)
 CORES = os.cpu_count() or 1
 
@@ -56,8 +60,9 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, required=True, help="question/answer JSONL")
     parser.add_argument("--trials", type=int, default=8, choices=range(1, 28), metavar="1..27")
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--vocabulary", type=int, default=1024)
     parser.add_argument("--halving", action="store_true", help="stop weak trials early, on all sides at the same rungs")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +96,7 @@ def main() -> None:
 def set_up(folder: Path, options: argparse.Namespace) -> Setting:
     texts = [" ".join(map(str, json.loads(line).values())) for line in options.rows.read_text().splitlines()]
     model = create_tiny_model(
-        folder / "model", texts, hidden_size=options.hidden, layers=options.layers, vocabulary=4096
+        folder / "model", texts, hidden_size=options.hidden, layers=options.layers, vocabulary=options.vocabulary
     )
     words = [
         "experiment=lora_sft",
@@ -104,7 +109,7 @@ def set_up(folder: Path, options: argparse.Namespace) -> Setting:
         f"optim.batch_size={BATCH}",
         f"optim.micro_batch={BATCH}",
         f"optim.duration={options.steps} steps",
-        "optim.warmup=0.05",
+        "optim.warmup=0",
         "evaluation=loss",
         f"evaluation.every={options.steps} steps",
         f"evaluation.max_rows={VALIDATION}",
@@ -122,6 +127,7 @@ def write_rows(file: Path, words: list[str], steps: int) -> None:
     """Our own tokens in our own order, for the peer: no difference of tokenising can hide in the comparison."""
     config = compose(words)
     data = prepare_data(config)
+    prepare_store(tracking_uri(Path(config.home), ""))
     loader = loader_of(config, data)
     epochs = -(-steps // loader.steps_per_epoch)
     order = [int(i) for epoch in range(epochs) for i in loader.order(epoch)][: steps * BATCH]
@@ -183,7 +189,7 @@ def trl_process(setting: Setting, point: dict[str, float], reached: int, until: 
         "alpha": 16,
         "batch": BATCH,
         "steps": setting.steps,
-        "warmup": round(0.05 * setting.steps),
+        "warmup": 0,
         "until": until,
         "seed": 17,
     }
@@ -211,7 +217,9 @@ def run_ftcluster(setting: Setting, name: str, more: list[str], halving: bool) -
         f"sampler: {{name: grid}}\npruner: {pruner}\nbudget: {{trials: {len(setting.points)}}}\n"
         "metric: eval/loss\ndirection: minimize\n"
     )
-    command = [sys.executable, "-m", "ftcluster", "sweep", str(file), "--json", "--home", str(setting.folder / name)]
+    home = setting.folder / name
+    shutil.copytree(setting.folder / "prepared-home", home)
+    command = [sys.executable, "-m", "ftcluster", "sweep", str(file), "--json", "--home", str(home)]
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - started

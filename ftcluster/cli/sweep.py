@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ftcluster.ledger.schema import RunRow
     from ftcluster.ledger.store import Ledger
     from ftcluster.sweep.launch import SweepResult
+    from ftcluster.sweep.opening import Opening
     from ftcluster.sweep.plan import SweepPlan
 
 
@@ -66,22 +67,26 @@ def run(
     from ftcluster.demo.world import provide
     from ftcluster.ledger.store import Ledger
     from ftcluster.sweep.launch import register
+    from ftcluster.sweep.opening import Opening
     from ftcluster.sweep.plan import make_plan
     from ftcluster.training.records import reap
 
     with TrainingBar() as training:
         provide(base, notices().print, training.observe)
     check_files(base)
-    with RowsBar("preparing data") as bar:
-        plan = make_plan(spec, base, progress=bar.update)
-    tell_data(plan.report, base.data)
-    tell_engine(base)
-    if dry_run:
-        _show_plan(plan, as_json)
-        return
-    with Ledger.open(base.home) as ledger:
-        reap(ledger)
-        _drive(register(plan, ledger), plan, ledger, as_json)
+    with Opening(base, spec.budget.trials, spec.space) as opening:
+        if not dry_run:
+            opening.begin()
+        with RowsBar("preparing data") as bar:
+            plan = make_plan(spec, base, progress=bar.update)
+        tell_data(plan.report, base.data)
+        tell_engine(base)
+        if dry_run:
+            _show_plan(plan, as_json)
+            return
+        with Ledger.open(base.home) as ledger:
+            reap(ledger)
+            _drive(register(plan, ledger), plan, ledger, as_json, opening=opening)
 
 
 @sweep.command("resume")
@@ -111,11 +116,19 @@ def resume(
         _drive(row, plan, ledger, as_json, take_over=take_over)
 
 
-def _drive(row: RunRow, plan: SweepPlan, ledger: Ledger, as_json: bool, *, take_over: bool = False) -> None:
+def _drive(
+    row: RunRow,
+    plan: SweepPlan,
+    ledger: Ledger,
+    as_json: bool,
+    *,
+    take_over: bool = False,
+    opening: Opening | None = None,
+) -> None:
     from ftcluster.sweep.launch import run_sweep
 
     notices().print(f"[bold]{row.name}[/bold]: {_in_words(plan)}; {row.folder}")
-    _tell(run_sweep(row, plan, ledger, notices(), take_over=take_over), plan, as_json)
+    _tell(run_sweep(row, plan, ledger, notices(), take_over=take_over, opening=opening), plan, as_json)
 
 
 def _in_words(plan: SweepPlan) -> str:

@@ -21,6 +21,7 @@ from ftcluster.errors import TrialError
 from ftcluster.ledger.store import Ledger
 from ftcluster.registry.promotion import Promotion, promote
 from ftcluster.sweep.launch import SweepResult, register, run_sweep
+from ftcluster.sweep.opening import Opening
 from ftcluster.sweep.plan import make_plan
 from ftcluster.sweep.specification import read_sweep
 from ftcluster.training.launch import home_option
@@ -78,8 +79,10 @@ def run_demo(home: Path, console: Console, observe: Callable[[Progress, int], No
 
 def _sweep(home: Path, ledger: Ledger, console: Console) -> SweepResult:
     spec, base = read_sweep(SWEEP, [f"home={home}"])
-    plan = make_plan(spec, base)
-    return run_sweep(register(plan, ledger), plan, ledger, console)
+    with Opening(base, spec.budget.trials, spec.space) as opening:
+        opening.begin()
+        plan = make_plan(spec, base)
+        return run_sweep(register(plan, ledger), plan, ledger, console, opening=opening)
 
 
 def _plain(promotion: Promotion, found: Compared) -> float:

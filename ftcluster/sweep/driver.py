@@ -37,8 +37,7 @@ from ftcluster.sweep.space import override_words
 from ftcluster.sweep.study import Observation, propose
 from ftcluster.sweep.view import Overview, TrialLine, View, in_words
 from ftcluster.tracking.spool import SpoolTracker
-from ftcluster.training.bench import prepare_data, trials_per_host
-from ftcluster.training.host import HostWorker
+from ftcluster.training.bench import prepare_data
 from ftcluster.training.session import plan as plan_of
 from ftcluster.training.worker import Job, Outcome
 
@@ -65,6 +64,7 @@ class Driver:
     plan: SweepPlan
     ledger: Ledger
     cluster: Cluster
+    hosts: HostPool
     folder: Path
     tags: Mapping[str, str]
     view: View
@@ -88,26 +88,21 @@ class Driver:
         """Returns when every trial has ended, or everything running was saved after ``stop``.
 
         Raises:
-            UsageError: a trial is larger than every node.
             StoreError: a disk is full or gone; everything running was put away and can be resumed.
         """
         self._started = self.clock()
         self._steps_before = sum(trial.step for trial in self._trials())
-        resources = self.cluster.resources(self.plan.base.cluster.cpus, self.plan.base.cluster.gpus)
-        threads, gpus = max(1, int(resources.cpus)), resources.gpus > 0
-        most = min(self.plan.trials, self.plan.base.cluster.max_trials or self.plan.trials)
-        places = trials_per_host(self.plan.base, self.plan.space, gpus=gpus)
-        with HostPool(self.cluster, resources, most, lambda: HostWorker(threads, gpus=gpus), places) as hosts:
-            while not self.stopping() and not self._broken:
-                self._decide()
-                while hosts.idle and self._start_next(hosts):
-                    pass
-                self._show()
-                if self._over(hosts):
-                    break
-                self._collect(hosts)
-            self._put_away(hosts)
+        hosts = self.hosts
+        while not self.stopping() and not self._broken:
+            self._decide()
+            while hosts.idle and self._start_next(hosts):
+                pass
             self._show()
+            if self._over(hosts):
+                break
+            self._collect(hosts)
+        self._put_away(hosts)
+        self._show()
         if self._broken:
             raise self._broken
 

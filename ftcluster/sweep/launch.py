@@ -6,15 +6,13 @@ Owns the effects around the driver; the driver itself knows no signals, no MLflo
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from ftcluster.cluster.ray_cluster import Cluster
 from ftcluster.config.compose import from_dict, resolve_home, to_dict
-from ftcluster.config.environment import ray_address
 from ftcluster.config.schema import SweepConfig
 from ftcluster.config.values import build
 from ftcluster.contracts.trial import RunState
@@ -24,6 +22,7 @@ from ftcluster.ledger.ranking import best_trial
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.sweep.driver import Driver
+from ftcluster.sweep.opening import Opening
 from ftcluster.sweep.plan import SweepPlan, make_plan
 from ftcluster.sweep.view import View
 from ftcluster.tracking.projector import Projector
@@ -76,9 +75,17 @@ def stored_plan(row: RunRow, progress: Callable[[int, int], None] | None = None)
 
 
 def run_sweep(
-    row: RunRow, plan: SweepPlan, ledger: Ledger, console: Console, *, take_over: bool = False
+    row: RunRow,
+    plan: SweepPlan,
+    ledger: Ledger,
+    console: Console,
+    *,
+    take_over: bool = False,
+    opening: Opening | None = None,
 ) -> SweepResult:
     """Drive a registered sweep to its end. ``take_over``: from an owner on a host that cannot be asked.
+
+    ``opening``: of its cluster and hosts, begun already.
 
     Raises:
         StoreError: another driver has this sweep, or a disk is full; what was saved can be resumed.
@@ -96,7 +103,8 @@ def run_sweep(
     )
     end, reason = RunState.FAILED, "the driver failed; see its output"
     try:
-        end, reason = _drive(row, plan, ledger, console, thread)
+        with nullcontext(opening) if opening else Opening(plan.base, plan.trials, plan.space) as hosts:
+            end, reason = _drive(row, plan, ledger, console, thread, hosts)
     except KeyboardInterrupt:  # while Ray was starting, or a second time
         end, reason = RunState.INTERRUPTED, "stopped by the user"
     except StoreError as error:
@@ -120,7 +128,7 @@ def run_sweep(
 
 
 def _drive(
-    row: RunRow, plan: SweepPlan, ledger: Ledger, console: Console, thread: ProjectorThread
+    row: RunRow, plan: SweepPlan, ledger: Ledger, console: Console, thread: ProjectorThread, opening: Opening
 ) -> tuple[RunState, str]:
     """Run the driver; returns how the sweep ended and why."""
     tags = data_lineage(plan.base)
@@ -129,9 +137,9 @@ def _drive(
         own.tags({**tags, "ftcluster.rungs": ", ".join(map(str, plan.rungs))})
         own.state(RunState.RUNNING)
     thread.start()
-    # The cluster comes before the signals: Ray sets a handler of its own for SIGTERM.
-    with Cluster(ray_address(plan.base.cluster.address)) as cluster, View(console) as view, stop_signals() as stop:
-        Driver(plan, ledger, cluster, Path(row.folder), tags, view, stopping=stop.is_set).run()
+    cluster, hosts = opening.get()
+    with View(console) as view, stop_signals() as stop:  # after Ray, which sets a handler of its own for SIGTERM
+        Driver(plan, ledger, cluster, hosts, Path(row.folder), tags, view, stopping=stop.is_set).run()
         return _verdict(ledger.runs(parent=row.name), plan, stop.is_set())
 
 
