@@ -25,6 +25,7 @@ class Verb(NamedTuple):
 
 VERBS: dict[str, Verb] = {
     "train": Verb("ftcluster.cli.train:train", "Train one model: full fine-tune, LoRA or pre-training.", _JOB),
+    "plan": Verb("ftcluster.cli.plan:plan", "Predict the memory of a training, and which GPUs would do.", _JOB),
     "data": Verb("ftcluster.cli.data:data", "Check, look at, convert, split and sample training data.", _JOB),
     "sweep": Verb("ftcluster.cli.sweep:sweep", "Train many variants at once and stop the weak ones early.", _JOB),
     "runs": Verb("ftcluster.cli.runs:runs", "List runs and sweeps, show one, deliver what MLflow is missing.", _JOB),
@@ -38,6 +39,9 @@ VERBS: dict[str, Verb] = {
     "demo": Verb("ftcluster.cli.demo:demo", "See all of it work on a tiny model, in minutes, without a GPU.", _SETUP),
     "config": Verb("ftcluster.cli.config:app", "Show what can be configured, and check a file before it runs.", _SETUP),
     "doctor": Verb("ftcluster.cli.doctor:doctor", "Check this machine: versions, GPUs, disk, MLflow, Ray.", _SETUP),
+    "cluster": Verb(
+        "ftcluster.cli.cluster:cluster", "Show nodes and GPUs, what is wrong with them and what runs.", _SETUP
+    ),
 }
 
 

@@ -1,63 +1,131 @@
 """NVIDIA GPUs as the driver sees them, through NVML. Nothing here touches CUDA, so no GPU memory is taken.
 
-Without a driver there are no GPUs and one sentence why; that is no error, since ftcluster runs on CPUs too.
+Without a driver there are no GPUs and one sentence why; that is no error, since ftcluster runs on CPUs too. A query
+that a card does not support is None, and a card that has fallen off its bus is listed as one that does not answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-# What the driver asks for after a fault, by NVML_GPU_RECOVERY_ACTION_*
-_RECOVERY_ACTIONS = (
-    "nothing",
-    "reset this GPU",
-    "reboot the node",
-    "end what uses peer-to-peer transfers",
-    "end what runs on this GPU, then reset it",
-    "recover the IMEX domain",
-    "reset the bus",
-    "reboot the whole system",
+from ftcluster.cluster.inventory import Gpu, GpuProcess, GpuReading, GpuSlice, Links, RemappedRows
+
+# nvmlClocksEventReason*: why clocks are lower than they could be. Idle cards and clocks set by hand are left out.
+_SLOWDOWNS = (
+    ("nvmlClocksEventReasonSwPowerCap", "power cap"),
+    ("nvmlClocksEventReasonHwSlowdown", "hardware slowdown"),
+    ("nvmlClocksEventReasonSwThermalSlowdown", "thermal slowdown"),
+    ("nvmlClocksEventReasonHwThermalSlowdown", "hardware thermal slowdown"),
+    ("nvmlClocksEventReasonHwPowerBrakeSlowdown", "power brake"),
 )
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """One GPU; bytes, and shares of 1."""
+class NvmlProbe:
+    """Reads what is there now, in about 10 ms, 50 ms the first time.
 
-    index: int
-    uuid: str
-    name: str
-    memory_total: int
-    memory_used: int
-    utilization: float
-    compute_capability: tuple[int, int]
-    recovery: str = ""  # what the driver asks for after a fault; empty: nothing
+    NVML tells of XID errors only while somebody listens. As a context manager this does: readings inside the block
+    carry the XIDs seen since its beginning.
+    """
+
+    def __init__(self) -> None:
+        self._listener: _Listener | None = None
+
+    def __enter__(self) -> Self:
+        self._listener = _Listener()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._listener:
+            self._listener.close()
+        self._listener = None
+
+    def read(self) -> GpuReading:
+        """All GPUs, or why there are none."""
+        import pynvml
+
+        xids = self._listener.heard() if self._listener else {}
+        try:
+            with _nvml(pynvml):
+                driver = str(pynvml.nvmlSystemGetDriverVersion())
+                gpus = [_read(pynvml, index, xids) for index in range(pynvml.nvmlDeviceGetCount())]
+                return GpuReading(tuple(gpus), driver)
+        except pynvml.NVMLError_LibraryNotFound:
+            return GpuReading(problem="no NVIDIA driver on this machine")
+        except pynvml.NVMLError as error:
+            return GpuReading(problem=f"the NVIDIA driver does not answer: {error}")
 
 
-@dataclass(frozen=True)
-class GpuReading:
-    """All GPUs of this machine, or why there are none."""
+class _Listener:
+    """Collects XID errors by UUID; hears nothing where there is no driver."""
 
-    gpus: tuple[Gpu, ...]
-    driver: str = ""
-    problem: str = ""
+    def __init__(self) -> None:
+        import pynvml
+
+        self._nvml = pynvml
+        self._set: Any = None
+        self._heard: dict[str, tuple[int, ...]] = {}
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError:
+            return
+        try:
+            self._set = pynvml.nvmlEventSetCreate()
+            for index in range(pynvml.nvmlDeviceGetCount()):
+                self._listen(index)
+        except pynvml.NVMLError:  # such as under Windows' WSL, which has no events
+            self.close()
+
+    def _listen(self, index: int) -> None:
+        nvml = self._nvml
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            if nvml.nvmlDeviceGetSupportedEventTypes(handle) & nvml.nvmlEventTypeXidCriticalError:
+                nvml.nvmlDeviceRegisterEvents(handle, nvml.nvmlEventTypeXidCriticalError, self._set)
+        except nvml.NVMLError:  # one card that is lost must not make us deaf to the others
+            return
+
+    def heard(self) -> dict[str, tuple[int, ...]]:
+        """Everything so far; does not wait."""
+        nvml = self._nvml
+        while self._set is not None:
+            try:
+                event = nvml.nvmlEventSetWait_v2(self._set, 0)
+                uuid = str(nvml.nvmlDeviceGetUUID(event.device))
+            except nvml.NVMLError:  # a timeout: nothing more has happened
+                break
+            self._heard[uuid] = (*self._heard.get(uuid, ()), int(event.eventData))
+        return dict(self._heard)
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._set is not None:
+            self._nvml.nvmlEventSetFree(self._set)
+            self._nvml.nvmlShutdown()
+        self._set = None
 
 
-def read_gpus() -> GpuReading:
-    """What is there now. Takes about 10 ms, 50 ms on the first call."""
-    import pynvml
+class _Card:
+    """Queries of one card: None where it has no answer, and ``problem`` once it is lost."""
 
-    try:
-        with _nvml(pynvml):
-            driver = str(pynvml.nvmlSystemGetDriverVersion())
-            return GpuReading(tuple(_read(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())), driver)
-    except pynvml.NVMLError_LibraryNotFound:
-        return GpuReading((), problem="no NVIDIA driver on this machine")
-    except pynvml.NVMLError as error:
-        return GpuReading((), problem=f"the NVIDIA driver does not answer: {error}")
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self.nvml, self.handle, self.problem = nvml, handle, ""
+
+    def ask(self, query: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return query(self.handle, *arguments)
+        except self.nvml.NVMLError as error:
+            if error.value in (self.nvml.NVML_ERROR_GPU_IS_LOST, self.nvml.NVML_ERROR_RESET_REQUIRED):
+                self.problem = f"the driver says: {error}"
+            return None
+
+    def field(self, number: int) -> int | None:
+        """A value that has no query of its own."""
+        values = self.ask(self.nvml.nvmlDeviceGetFieldValues, [number])
+        if not values or values[0].nvmlReturn != self.nvml.NVML_SUCCESS:
+            return None
+        return int(values[0].value.uiVal)
 
 
 @contextmanager
@@ -69,31 +137,87 @@ def _nvml(pynvml: Any) -> Iterator[None]:
         pynvml.nvmlShutdown()
 
 
-def _read(pynvml: Any, index: int) -> Gpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+def _read(nvml: Any, index: int, xids: dict[str, tuple[int, ...]]) -> Gpu:
+    try:
+        card = _Card(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+    except nvml.NVMLError as error:
+        return Gpu(index, "", problem=f"the driver says: {error}")
+    memory = card.ask(nvml.nvmlDeviceGetMemoryInfo)
+    rates = card.ask(nvml.nvmlDeviceGetUtilizationRates)  # none on a card that is cut into MIG devices
+    capability = card.ask(nvml.nvmlDeviceGetCudaComputeCapability)
+    uuid = str(card.ask(nvml.nvmlDeviceGetUUID) or "")
+    modes = card.ask(nvml.nvmlDeviceGetMigMode)
+    mig = modes and modes[0] == nvml.NVML_DEVICE_MIG_ENABLE
     return Gpu(
         index=index,
-        uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
-        name=str(pynvml.nvmlDeviceGetName(handle)),
-        memory_total=int(memory.total),
-        memory_used=int(memory.used),
-        utilization=_utilization(pynvml, handle),
-        compute_capability=tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)),
-        recovery=_recovery(pynvml, handle),
+        uuid=uuid,
+        name=str(card.ask(nvml.nvmlDeviceGetName) or ""),
+        memory_total=memory and int(memory.total),
+        memory_used=memory and int(memory.used),
+        compute_capability=capability and (int(capability[0]), int(capability[1])),
+        utilization=rates and float(rates.gpu) / 100,
+        temperature=card.ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+        temperature_limit=card.ask(nvml.nvmlDeviceGetTemperatureThreshold, nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN),
+        power=_watts(card.ask(nvml.nvmlDeviceGetPowerUsage)),
+        power_limit=_watts(card.ask(nvml.nvmlDeviceGetEnforcedPowerLimit)),
+        slowdowns=_slowdowns(card),
+        uncorrectable_errors=card.ask(
+            nvml.nvmlDeviceGetTotalEccErrors, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+        ),
+        remapped_rows=_remapped(card),
+        xids=xids.get(uuid, ()),
+        recovery_action=card.field(nvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION),
+        links=_links(card),
+        mig=mig,
+        slices=tuple(_slices(card)) if mig else (),
+        processes=_processes(card),
+        problem=card.problem,
     )
 
 
-def _utilization(pynvml: Any, handle: Any) -> float:
-    try:
-        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
-    except pynvml.NVMLError:
-        return float("nan")  # a MIG device has no rate of its own
+def _watts(milliwatts: int | None) -> float | None:
+    return None if milliwatts is None else milliwatts / 1000
 
 
-def _recovery(pynvml: Any, handle: Any) -> str:
-    field = pynvml.nvmlDeviceGetFieldValues(handle, [pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION])[0]
-    if field.nvmlReturn != pynvml.NVML_SUCCESS or field.value.uiVal == 0:
-        return ""  # healthy, or a GPU that does not tell
-    action = int(field.value.uiVal)
-    return _RECOVERY_ACTIONS[action] if action < len(_RECOVERY_ACTIONS) else f"recovery action {action}"
+def _slowdowns(card: _Card) -> tuple[str, ...] | None:
+    reasons = card.ask(card.nvml.nvmlDeviceGetCurrentClocksEventReasons)
+    if reasons is None:
+        return None
+    return tuple(text for name, text in _SLOWDOWNS if reasons & getattr(card.nvml, name))
+
+
+def _remapped(card: _Card) -> RemappedRows | None:
+    rows = card.ask(card.nvml.nvmlDeviceGetRemappedRows)  # cards before Ampere retire pages instead
+    return rows and RemappedRows(int(rows[0]), int(rows[1]), bool(rows[2]), bool(rows[3]))
+
+
+def _links(card: _Card) -> Links | None:
+    states = []
+    for link in range(card.nvml.NVML_NVLINK_MAX_LINKS):
+        state = card.ask(card.nvml.nvmlDeviceGetNvLinkState, link)
+        if state is None:  # it has no more, or none at all
+            break
+        states.append(bool(state))
+    return Links(sum(states), len(states)) if states else None
+
+
+def _slices(card: _Card) -> Iterator[GpuSlice]:
+    for index in range(card.ask(card.nvml.nvmlDeviceGetMaxMigDeviceCount) or 0):
+        handle = card.ask(card.nvml.nvmlDeviceGetMigDeviceHandleByIndex, index)
+        if handle is None:  # a place that no device was made in
+            continue
+        part = _Card(card.nvml, handle)
+        memory = part.ask(card.nvml.nvmlDeviceGetMemoryInfo)
+        yield GpuSlice(
+            str(part.ask(card.nvml.nvmlDeviceGetUUID) or ""), memory and int(memory.total), memory and int(memory.used)
+        )
+
+
+def _processes(card: _Card) -> tuple[GpuProcess, ...] | None:
+    found = card.ask(card.nvml.nvmlDeviceGetComputeRunningProcesses)
+    if found is None:
+        return None
+    return tuple(
+        GpuProcess(int(process.pid), None if process.usedGpuMemory is None else int(process.usedGpuMemory))
+        for process in found
+    )

@@ -16,6 +16,7 @@ from typing import Any
 from ftcluster.config.catalog import known_keys
 from ftcluster.config.locations import KINDS, is_remote, kind_of
 from ftcluster.config.schema import RunConfig, SourceConfig, SweepConfig
+from ftcluster.config.sharding import sharding_problems
 from ftcluster.config.suggest import did_you_mean
 from ftcluster.config.thresholds import threshold_problems
 from ftcluster.config.values import show, to_dict
@@ -49,7 +50,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "objective.name": ("sft", "pretrain"),
         "objective.loss_on": ("answers", "last_answer", "everything"),
         "optim.schedule": ("cosine", "linear", "constant"),
-        "engine.name": ("auto", "packed", "local"),
+        "engine.name": ("auto", "packed", "local", "deepspeed"),
+        "engine.offload_optimizer": ("", "none", "cpu", "nvme"),
+        "engine.offload_parameters": ("", "none", "cpu", "nvme"),
         "engine.device": ("auto", "cpu", "cuda"),
         "engine.precision": ("auto", "fp64", "fp32", "bf16"),
         "engine.mode": ("exact", "fast"),
@@ -88,6 +91,8 @@ _RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
         "optim.micro_batch": (1, float("inf"), ""),
         "optim.micro_tokens": (0, float("inf"), ""),
         "engine.threads": (0, float("inf"), ""),
+        "engine.hpz": (0, float("inf"), ""),
+        "cluster.ranks": (1, float("inf"), ""),
         "engine.keep_checkpoints": (1, float("inf"), ""),
         "evaluation.max_rows": (0, float("inf"), ""),
         "evaluation.generate": (0, float("inf"), ""),
@@ -333,6 +338,7 @@ def _optim(config: RunConfig) -> Iterator[str]:
 
 def _placement(config: RunConfig) -> Iterator[str]:
     engine, cluster = config.engine, config.cluster
+    yield from sharding_problems(config)
     if engine.name == "packed" and config.adapter.kind == "none":
         yield "engine.name=packed trains adapters on a shared base and adapter=none changes the base; use engine=auto."
     if engine.device == "cpu" and engine.precision == "bf16":

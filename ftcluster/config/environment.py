@@ -2,8 +2,10 @@
 
     FTCLUSTER_HOME        ledger, runs and embedded MLflow; default ./runs
     FTCLUSTER_DEBUG       1: tracebacks instead of one-line errors, like --debug
+    FTCLUSTER_GPU_PROBE   a file with made-up GPUs to see instead of the machine's own, for tests and dry runs
     RAY_ADDRESS           a Ray cluster to use instead of an embedded one
     MLFLOW_TRACKING_URI   an MLflow server or database instead of the embedded one
+    CUDA_VISIBLE_DEVICES  the GPUs this process may use; Ray sets it for each of its workers
 
 A value in a config wins over the variable. Configs themselves cannot read variables (see ``yamlfile``).
 ``NO_COLOR`` is honoured by rich itself.
@@ -12,6 +14,7 @@ A value in a config wins over the variable. Configs themselves cannot read varia
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import ftcluster
@@ -41,6 +44,17 @@ def keep_ray_local() -> None:
     is what this variable is for on other systems.
     """
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
+def gpu_script() -> Path | None:
+    """The file with GPUs to see instead of the machine's own, if one is named."""
+    named = os.environ.get("FTCLUSTER_GPU_PROBE", "")
+    return Path(named) if named else None
+
+
+def visible_gpus() -> str | None:
+    """What CUDA_VISIBLE_DEVICES says; None where it is not set, which means all."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def tokenise_on_one_thread() -> None:
@@ -88,3 +102,13 @@ def sweeps_folder() -> Path:
 def _shipped(name: str) -> Path:
     inside = _PACKAGE / name
     return inside if inside.is_dir() else _PACKAGE.parent / name
+
+
+def set_for_libraries(values: Mapping[str, str]) -> None:
+    """Variables that a library reads when it is imported."""
+    os.environ.update(values)
+
+
+def of_child(values: Mapping[str, str]) -> dict[str, str]:
+    """What a process started from this one gets: everything this one has, and these."""
+    return {**os.environ, **values}

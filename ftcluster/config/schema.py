@@ -97,11 +97,19 @@ class OptimConfig:
 class EngineConfig:
     """How it is computed."""
 
-    name: str = "auto"  # auto: packed for adapters, local for full fine-tunes | packed | local
+    name: str = (
+        "auto"  # auto: deepspeed for several ranks, packed for adapters, else local | packed | local | deepspeed
+    )
     device: str = "auto"  # auto | cpu | cuda
     precision: str = "auto"  # auto: bf16 where the device has it, else fp32 | fp64 | fp32 | bf16
     mode: str = "exact"  # of packed trials: exact, each as if alone, to the bit | fast, one product for all
     activation_checkpointing: bool = False  # compute activations again instead of keeping them: less memory, slower
+    stage: int = -1  # of DeepSpeed's ZeRO: 0-3; -1: 2, or what deepspeed_json says
+    offload_optimizer: str = ""  # where DeepSpeed keeps masters and moments: none | cpu | nvme; empty: none
+    offload_parameters: str = ""  # where stage 3 keeps a rank's share of the weights: none | cpu | nvme; empty: none
+    nvme: str = ""  # folder on a fast local disk, for offload to nvme
+    hpz: int = 0  # ranks that hold a whole copy of stage 3's weights between them; 0: all ranks one copy
+    deepspeed_json: str = ""  # a DeepSpeed JSON file of your own, for everything not said here
     threads: int = 0  # CPU threads; 0: what the trial was given
     keep_checkpoints: int = 2  # newest ones kept
     checkpoint_every: str = ""  # duration; empty: at every evaluation
@@ -131,8 +139,9 @@ class ClusterConfig:
     """Where trials run and what each of them reserves."""
 
     address: str = ""  # empty: RAY_ADDRESS, else an embedded Ray on this machine
-    cpus: float = 1.0  # per host; trials that train together share them
-    gpus: float = -1.0  # per host, fractions allowed; -1: one where the cluster has GPUs, else none
+    cpus: float = 1.0  # per host (per rank, where a trial has several); trials that train together share them
+    gpus: float = -1.0  # per host or rank, fractions allowed; -1: one where the cluster has GPUs, else none
+    ranks: int = 1  # processes a trial is sharded over, each with a GPU or a share of the CPUs
     max_trials: int = 0  # at once; 0: as many as fit
     trials_per_host: int = 0  # LoRA trials that train together on one base, at most; 0: 4 on CPUs, 1 on GPUs, fast 16
     memory_gib: float = 0.0  # what a host may use (of GPU memory, where it has a GPU); 0: whatever is free

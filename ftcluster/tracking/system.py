@@ -1,6 +1,7 @@
 """What the training process takes from its machine, under the names MLflow shows as system metrics.
 
-Owns this process only: GPUs as a whole (temperature, errors, other users) are the cluster layer's.
+Owns this process only. What a driver tells of its GPUs (temperature, power) is measured by the cluster layer, and
+handed in.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import psutil
@@ -15,8 +17,11 @@ import psutil
 _MIB = 2**20
 
 
-def system_metrics() -> dict[str, float]:
-    """CPU of this process since the last call (100 is one core), its memory, the host's, and CUDA's peak."""
+def system_metrics(gpus: Callable[[], Mapping[str, float]] = dict) -> dict[str, float]:
+    """CPU of this process since the last call (100 is one core), its memory, the host's, and CUDA's peak.
+
+    ``gpus`` measures this process's own GPUs.
+    """
     meter = _meter(os.getpid())
     found = {
         "system/cpu_percent": meter.percent(),
@@ -26,7 +31,7 @@ def system_metrics() -> dict[str, float]:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         found["system/gpu_memory_mb"] = torch.cuda.max_memory_allocated() / _MIB
-    return found
+    return {**found, **gpus()}
 
 
 class _CpuMeter:

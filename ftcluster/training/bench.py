@@ -13,6 +13,7 @@ import torch
 
 from ftcluster.config.compose import resolve_home
 from ftcluster.config.schema import RunConfig
+from ftcluster.config.sharding import shards
 from ftcluster.contracts.ports import AdapterSettings
 from ftcluster.data.audit import judge, refuse_bad_data
 from ftcluster.data.prepared.fingerprint import HASHES, file_sha256
@@ -23,6 +24,8 @@ from ftcluster.data.text.chat_template import template_text
 from ftcluster.engine.local import LocalEngine
 from ftcluster.engine.packed.engine import PackedEngine
 from ftcluster.engine.precision import Precision, choose_device, choose_precision
+from ftcluster.engine.sharded.engine import ShardedEngine
+from ftcluster.engine.sharded.ranks import Seat
 from ftcluster.errors import UsageError
 from ftcluster.models.base import (
     Base,
@@ -38,11 +41,15 @@ from ftcluster.models.size import adapter_parameters, parameters
 from ftcluster.models.targets import resolve_targets
 from ftcluster.models.tokenizer import load_tokenizer
 from ftcluster.tracking.lineage import lineage
+from ftcluster.training.sharding import Group, Sharding
 from ftcluster.units import format_count
 
 # Trials a host trains at a time: memory may allow fewer. On a GPU only grouped products make packs worth while.
 _PACK, _PACK_CUDA_EXACT, _PACK_CUDA_FAST = 4, 1, 16
 _TOKENIZER_FILES = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "chat_template")
+
+
+AnyEngine = LocalEngine | PackedEngine | ShardedEngine
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class _Key:
     revision: str
     device: torch.device
     precision: Precision
+    sharding: Sharding | None
 
     @classmethod
     def of(cls, config: RunConfig) -> _Key:
@@ -68,17 +76,20 @@ class _Key:
             config.model.revision,
             device,
             choose_precision(engine.precision, device, full=config.adapter.kind == "none"),
+            Sharding.of(config) if shards(config) else None,
         )
 
 
 class Bench:
     """Engines by the base they hold; a trial that needs the same base finds it loaded."""
 
-    def __init__(self) -> None:
-        self._engines: dict[_Key, LocalEngine | PackedEngine] = {}
+    def __init__(self, seat: Seat | None = None) -> None:
+        """``seat``: rank 0's, in the group of a sharded trial."""
+        self._engines: dict[_Key, AnyEngine] = {}
         self._next_slot = 0
+        self._group = Group(seat)
 
-    def engine(self, config: RunConfig) -> LocalEngine | PackedEngine:
+    def engine(self, config: RunConfig) -> AnyEngine:
         """The engine for a config's base, device and precision, made on first use."""
         key = _Key.of(config)
         device, precision = key.device, key.precision
@@ -95,7 +106,9 @@ class Bench:
         if key not in self._engines:
             # One base at a time: a host that moves on to another base must not hold both.
             self._engines = {}
-            if key.packed:
+            if key.sharding:
+                self._engines[key] = self._group.engine(key.sharding)
+            elif key.packed:
                 self._engines[key] = PackedEngine(load, precision, exact=key.exact, checkpointing=key.checkpointing)
             else:
                 self._engines[key] = LocalEngine(load, precision, checkpointing=key.checkpointing)
@@ -104,6 +117,11 @@ class Bench:
                 # Several CUDA kernels add in any order unless told otherwise; resume promises the same bits.
                 torch.use_deterministic_algorithms(True, warn_only=True)
         return self._engines[key]
+
+    def close(self) -> None:
+        """Let the other ranks of a sharded trial go."""
+        self._engines = {}
+        self._group.close()
 
     def holds(self, config: RunConfig) -> bool:
         """Whether the engine for a config is there, its base loaded."""
@@ -187,7 +205,7 @@ def packs(config: RunConfig) -> bool:
     Raises:
         UsageError: packing is asked for by name and cannot be had.
     """
-    if config.adapter.kind != "lora" or config.engine.name == "local":
+    if config.adapter.kind != "lora" or config.engine.name == "local" or shards(config):
         return False
     problem = unpacked(config)
     if problem and config.engine.name == "packed":
@@ -207,7 +225,12 @@ def unpacked(config: RunConfig) -> str:
 
 def engine_note(config: RunConfig) -> str:
     """What people should know about the engine that a config gets: nothing, if it is the one they would expect."""
-    if config.adapter.kind != "lora" or config.engine.name != "auto" or not (problem := unpacked(config)):
+    if (
+        config.adapter.kind != "lora"
+        or config.engine.name != "auto"
+        or shards(config)
+        or not (problem := unpacked(config))
+    ):
         return ""
     return f"{problem}: they train one at a time"
 

@@ -18,6 +18,7 @@ from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState
 from ftcluster.data.prepared.report import Report
+from ftcluster.engine.precision import choose_device
 from ftcluster.errors import Interrupted, Problems, UsageError
 from ftcluster.ledger.process import this_process
 from ftcluster.ledger.schema import RunRow
@@ -26,6 +27,7 @@ from ftcluster.tracking.projector import Projector
 from ftcluster.tracking.service import ProjectorThread
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.bench import data_lineage, prepare_data
+from ftcluster.training.companions import companions
 from ftcluster.training.loop import Progress
 from ftcluster.training.records import owner_check, remember_ids, store_uri, to_project
 from ftcluster.training.session import Plan, plan
@@ -120,15 +122,17 @@ def run_training(
     outcome = Outcome(stopped=True)
     try:
         thread.start()
-        with stop_signals() as stop:
-            worker = Worker(config.engine.threads)
+        device, threads = choose_device(config.engine.device).type, config.engine.threads
+        with companions(config.cluster.ranks, device, threads, folder.path) as seat, stop_signals() as stop:
+            worker = Worker(threads, seat=seat)
 
             def note(progress: Progress) -> None:
                 if stop.is_set():
                     worker.stop()
                 observe(progress)
 
-            outcome = worker.run(Job(to_dict(config), row.folder, str(ready.prepared), None, tags), note)
+            with closing(worker.bench):
+                outcome = worker.run(Job(to_dict(config), row.folder, str(ready.prepared), None, tags), note)
     except KeyboardInterrupt:  # asked a second time, while the step that was to be saved went on
         outcome = Outcome(stopped=True)
     finally:

@@ -11,12 +11,13 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ftcluster.cluster.telemetry import gpu_metrics
 from ftcluster.config.compose import to_dict
 from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.folder import RunFolder, write_atomically
@@ -224,7 +225,7 @@ class Session:
         return asked[: self._config.evaluation.generate]
 
     def _save(self, progress: Progress) -> None:
-        self._tracker.metrics(system_metrics(), progress.step)
+        self._tracker.metrics(system_metrics(partial(gpu_metrics, self._config.engine.device)), progress.step)
 
         def write(folder: Path) -> None:
             self._engine.save(self._slot, folder)

@@ -20,6 +20,7 @@ from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState, TrialReport
 from ftcluster.engine.checkpoint import storing
+from ftcluster.engine.sharded.ranks import Seat
 from ftcluster.errors import FtclusterError, TrialError
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.bench import Bench
@@ -58,11 +59,14 @@ class Outcome:
 class Worker:
     """Trains stretches, one or several at a time; ``stop`` may be called from another thread meanwhile."""
 
-    def __init__(self, threads: int = 0, *, gpus: bool = True) -> None:
-        """``gpus=False``: a host that reserved none, on a node that may have some for others."""
+    def __init__(self, threads: int = 0, *, gpus: bool = True, seat: Seat | None = None) -> None:
+        """``gpus=False``: a host that reserved none, on a node that may have some for others.
+
+        ``seat``: where this process leads the ranks of a sharded trial.
+        """
         self._threads = threads
         self._gpus = gpus
-        self.bench = Bench()
+        self.bench = Bench(seat)
         self._stop = threading.Event()
 
     def run(self, job: Job, observe: Callable[[Progress], None] = lambda _: None) -> Outcome:

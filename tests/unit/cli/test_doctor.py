@@ -14,20 +14,17 @@ from pathlib import Path
 import pytest
 
 from ftcluster.cli import main
-from ftcluster.cli.diagnosis import (
-    Finding,
-    free_port,
-    gpus,
-    home_folder,
-    mlflow_store,
-    packages,
-    ray_cluster,
-    torch_matches,
-)
-from ftcluster.cluster.inventory import TorchBuild
-from ftcluster.cluster.nvml import Gpu, GpuReading
+from ftcluster.cli.diagnosis import CHECKS, Finding, Place, diagnose
+from ftcluster.cli.diagnosis.hardware import gpus
+from ftcluster.cli.diagnosis.network import all_reduce_finding, free_head_ports, free_port, ray_cluster
+from ftcluster.cli.diagnosis.nodes import clocks_agree, nodes_answer, shared_finding
+from ftcluster.cli.diagnosis.software import deepspeed, packages, torch_matches
+from ftcluster.cli.diagnosis.storage import home_folder, mlflow_store
+from ftcluster.cluster.all_reduce import Result
+from ftcluster.cluster.inventory import Gpu, GpuProcess, GpuReading, Inventory, Machine, Node, TorchBuild
+from ftcluster.cluster.witnesses import Answer, Clock
 
-GPU = Gpu(0, "GPU-1", "H200", 2**37, 0, 0.0, (9, 0))
+GPU = Gpu(0, "GPU-1", "H200", 2**37, 0, compute_capability=(9, 0))
 
 
 @pytest.fixture
@@ -43,9 +40,9 @@ def closed_port() -> int:
 
 
 def test_a_sound_machine_passes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["doctor", "--json", "--home", str(tmp_path)]) == 0
+    assert main(["doctor", "--quick", "--json", "--home", str(tmp_path)]) == 0
     findings = {line["name"]: line for line in json.loads(capsys.readouterr().out)}
-    for name in ("Python", "packages", "GPUs", "torch build", "home", "disk", "MLflow", "Ray"):
+    for name in ("Python", "packages", "GPUs", "torch build", "home", "disk", "MLflow", "Ray", "DeepSpeed"):
         assert findings[name]["state"] in ("ok", "warn")
     assert not list(tmp_path.iterdir()), "a doctor leaves nothing behind"
 
@@ -54,7 +51,7 @@ def test_a_failure_exits_with_1_and_names_the_remedy(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, closed_port: int
 ) -> None:
     words = [f"tracking.uri=http://127.0.0.1:{closed_port}", "--home", str(tmp_path)]
-    assert main(["doctor", *words]) == 1
+    assert main(["doctor", "--quick", *words]) == 1
     text = capsys.readouterr().out
     assert f"FAIL  MLflow        http://127.0.0.1:{closed_port}" in text
     assert "-> start the server, or correct tracking.uri or MLFLOW_TRACKING_URI" in text
@@ -80,19 +77,46 @@ def test_an_uninstalled_checkout_is_a_warning() -> None:
 
 
 def test_gpus_that_failed_or_are_taken_are_told_apart() -> None:
-    broken = Gpu(1, "GPU-2", "H200", 100, 0, 0.0, (9, 0), recovery="reset this GPU")
-    busy = Gpu(2, "GPU-3", "H200", 100, 60, 1.0, (9, 0))
-    states = [(line.name, line.state, line.remedy) for line in gpus(GpuReading((GPU, broken, busy), "570"))]
-    assert states == [
+    broken = Gpu(1, "GPU-2", "H200", 100, 0, recovery_action=1)
+    crowded = Gpu(2, "GPU-3", "H200", 100, 60)
+    taken = Gpu(3, "GPU-4", "H200", processes=(GpuProcess(7, 2**30, "python3", ours=False),))
+    lines = list(gpus(GpuReading((GPU, broken, crowded, taken), "570")))
+    assert [(line.name, line.state, line.remedy) for line in lines] == [
         ("GPU 0", "ok", ""),
         ("GPU 1", "fail", "the driver asks to: reset this GPU"),
-        ("GPU 2", "warn", "another process holds more than half of its memory; see nvidia-smi"),
+        ("GPU 2", "warn", "see nvidia-smi there"),
+        ("GPU 3", "warn", "end it, or keep this GPU out with CUDA_VISIBLE_DEVICES"),
     ]
+    assert lines[1].detail == "H200, 0 B of 100 B in use; not used: it has failed"
+    assert lines[3].detail == "H200; not used: occupied by python3 (pid 7, 1.0 GiB)"
+
+
+def test_gpus_of_a_script_stand_for_the_machines_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "gpus.yaml"
+    script.write_text("gpus: {GPU-a: {}, GPU-b: {xids: [79]}}")
+    monkeypatch.setenv("FTCLUSTER_GPU_PROBE", str(script))
+    assert main(["doctor", "--quick", "--json", "--home", str(tmp_path)]) == 1
+    findings = {line["name"]: line for line in json.loads(capsys.readouterr().out)}
+    assert (findings["GPU 0"]["state"], findings["GPU 1"]["state"]) == ("ok", "fail")
+    assert "XID 79: the GPU has fallen off the bus" in findings["GPU 1"]["detail"]
+
+
+def test_a_check_that_cannot_be_made_is_a_failure_and_the_others_go_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FTCLUSTER_GPU_PROBE", str(tmp_path / "absent.yaml"))
+    assert main(["doctor", "--quick", "--json", "--home", str(tmp_path)]) == 1
+    findings = {line["name"]: line for line in json.loads(capsys.readouterr().out)}
+    assert findings["GPUs"]["state"] == "fail"
+    assert "absent.yaml" in findings["GPUs"]["detail"]
+    assert findings["disk"]["state"] != "fail"
 
 
 def test_no_driver_is_fine_and_a_silent_driver_is_not() -> None:
-    (absent,) = gpus(GpuReading((), problem="no NVIDIA driver on this machine"))
-    (silent,) = gpus(GpuReading((), problem="the NVIDIA driver does not answer: Unknown Error"))
+    (absent,) = gpus(GpuReading(problem="no NVIDIA driver on this machine"))
+    (silent,) = gpus(GpuReading(problem="the NVIDIA driver does not answer: Unknown Error"))
     assert (absent.state, silent.state) == ("ok", "fail")
 
 
@@ -132,6 +156,11 @@ def test_an_mlflow_database_is_counted_and_another_file_is_not_taken_for_one(tmp
     with sqlite3.connect(tmp_path / "empty.db") as connection:
         connection.execute("create table t (x)")
     assert mlflow_store(f"sqlite:///{tmp_path}/empty.db").state == "fail"
+    with sqlite3.connect(good) as connection:
+        connection.execute("update alembic_version set version_num = '451aebb31d03'")
+    old = mlflow_store(f"sqlite:///{good}")
+    assert (old.state, old.detail) == ("fail", f"{good}: its tables are of an older MLflow")
+    assert f"mlflow db upgrade sqlite:///{good}" in old.remedy
 
 
 def test_a_server_is_asked_for_its_health() -> None:
@@ -167,6 +196,97 @@ def test_a_database_or_a_ray_cluster_is_knocked_at(listener: int, closed_port: i
     assert ray_cluster("auto").state == "ok"
 
 
+def test_a_cluster_that_cannot_be_reached_is_one_failure_and_not_five(tmp_path: Path, closed_port: int) -> None:
+    place = Place(tmp_path, "", f"127.0.0.1:{closed_port}", 5000)
+    checks = [check for check in CHECKS if check.name in ("Ray", "nodes", "clocks", "shared home")]
+    asked: list[str] = []
+    (finding,) = diagnose(place, asked.append, checks)
+    assert (finding.name, finding.state) == ("Ray", "fail")
+    assert asked == ["Ray", "nodes", "clocks", "shared home"]
+
+
+def test_a_local_ray_is_not_started_to_be_looked_at(tmp_path: Path) -> None:
+    checks = [check for check in CHECKS if check.name in ("Ray", "nodes")]
+    (finding,) = diagnose(Place(tmp_path, "", "local", 5000), checks=checks)
+    assert (finding.name, finding.state) == ("Ray", "ok")
+
+
 def test_a_taken_port_names_the_next(listener: int, closed_port: int) -> None:
     assert free_port(listener).remedy == f"ftcluster ui --port {listener + 1}"
     assert free_port(closed_port).state == "ok"
+
+
+def test_taken_ports_of_a_head_are_named_with_the_words_that_change_them(listener: int, closed_port: int) -> None:
+    assert free_head_ports((closed_port, closed_port)).state == "ok"
+    finding = free_head_ports((closed_port, listener))
+    assert (finding.state, finding.remedy) == ("warn", f"ray start --head --dashboard-port={listener + 1}")
+
+
+def test_deepspeed_is_optional_and_one_that_cannot_be_imported_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (absent,) = deepspeed(start=True, module="no_such_package")
+    assert (absent.state, "not installed" in absent.detail) == ("ok", True)
+    info = tmp_path / "broken_speed-7.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken_speed\nVersion: 7")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (broken,) = deepspeed(start=True, module="broken_speed")
+    assert broken.state == "warn"
+    assert broken.detail == "7 cannot be imported: ModuleNotFoundError: No module named 'broken_speed'"
+    assert next(deepspeed(start=False, module="broken_speed")) == Finding("DeepSpeed", "ok", "7")
+
+
+def test_tools_that_compile_operations_are_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    _, tools = deepspeed(start=False, module="pytest")
+    assert (tools.state, tools.detail) == ("warn", "g++ and ninja not found on PATH")
+
+
+def test_an_all_reduce_tells_its_bandwidth_or_what_to_do() -> None:
+    good = all_reduce_finding(Result("nccl", "H200", 2**30, 0.5), "a and b")
+    bad = all_reduce_finding(Result(problem="Connection refused"), "a and b")
+    assert (good.state, good.detail) == ("ok", "2.0 GiB/s over nccl between a and b (H200)")
+    assert (bad.state, bad.detail) == ("fail", "between a and b: Connection refused")
+    assert "GLOO_SOCKET_IFNAME" in bad.remedy
+
+
+def node(name: str, *cards: Gpu, gpus: float = 0.0) -> Node:
+    found = Inventory(name, Machine(8, 2**34, 2**33), GpuReading(cards, "570"))
+    return Node(name, "10.0.0.1", cpus=8.0, gpus=gpus, inventory=found)
+
+
+def test_each_node_is_a_line_and_so_is_each_card_that_has_something() -> None:
+    lines = list(nodes_answer([node("a", GPU, Gpu(1, "GPU-2", "H200", xids=(48,)), gpus=2.0), node("b")]))
+    assert [(line.name, line.state) for line in lines] == [("node", "ok"), ("GPU 1", "fail"), ("node", "ok")]
+    assert lines[0].detail == "a (a): 8 CPUs, 8.0 GiB of 16.0 GiB memory available, 1 of 2 GPUs usable"
+    assert lines[1].detail.startswith("a (a): H200; not used: XID 48")
+
+
+def test_a_node_that_does_not_answer_and_one_ray_counts_wrongly_are_told() -> None:
+    silent = Node("c", "10.0.0.3", problem="it did not answer within 30 seconds")
+    fail, _, warn = nodes_answer([silent, node("a", GPU, gpus=4.0)])
+    assert (fail.state, fail.detail) == ("fail", "10.0.0.3 (c): it did not answer within 30 seconds")
+    assert (warn.state, warn.detail) == ("warn", "a (a): Ray counts 4 GPUs, the driver 1")
+
+
+@pytest.mark.parametrize(("ahead", "state", "part"), [(0.2, "ok", "ahead"), (-9.0, "warn", "9.000 s behind")])
+def test_a_clock_that_is_seconds_off_is_a_warning(ahead: float, state: str, part: str) -> None:
+    finding = clocks_agree({"a": Clock(0.1, 0.001), "b": Clock(ahead, 0.001)}, {"a": "node a", "b": "node b"})
+    assert finding.state == state
+    assert f"node b is {abs(ahead):.3f} s" in finding.detail
+    assert part in finding.detail
+
+
+def test_a_slow_answer_is_no_evidence_against_a_clock() -> None:
+    assert clocks_agree({"a": Clock(9.0, 8.0)}, {"a": "node a"}).state == "ok"
+    assert clocks_agree({}, {}).state == "warn"
+
+
+def test_every_node_that_does_not_share_the_home_is_named(tmp_path: Path) -> None:
+    names = {"a": "node a", "b": "node b", "c": "node c"}
+    answers = {"a": Answer(""), "b": Answer("it sees another file"), "c": Answer(problem="it did not answer")}
+    finding = shared_finding(tmp_path, answers, names)
+    assert (finding.state, finding.detail) == ("fail", "node b: it sees another file; node c: it did not answer")
+    assert "NFS" in finding.remedy
+    assert shared_finding(tmp_path, {"a": Answer("")}, names).state == "ok"

@@ -23,6 +23,10 @@ def test_names_and_ranges() -> None:
     assert 0 < found["system/host_memory_percent"] <= 100
 
 
+def test_what_was_measured_of_its_gpus_stands_beside_the_rest() -> None:
+    assert set(system_metrics(lambda: {"system/gpu_power_w": 70.0})) - set(system_metrics()) == {"system/gpu_power_w"}
+
+
 def test_cpu_is_what_this_process_used_since_the_last_call() -> None:
     system_metrics()
     begun = time.monotonic()

@@ -1,0 +1,97 @@
+"""Checks of what is installed: Python, packages, DeepSpeed, and whether torch fits the GPUs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+from ftcluster.cli.diagnosis.finding import Finding
+from ftcluster.cluster.inventory import GpuReading, TorchBuild
+
+_IMPORT_SECONDS = 180.0  # a first import may compile something
+
+
+def python() -> Finding:
+    """Which Python this is; a wrong version cannot get this far."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding("Python", "ok", f"{version} at {sys.prefix}")
+
+
+def packages(distribution: str = "ftcluster") -> Iterator[Finding]:
+    """Installed versions against the ranges this package declares; below them are known faults and holes."""
+    from packaging.requirements import Requirement
+
+    try:
+        declared = importlib.metadata.requires(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("packages", "warn", f"{distribution} is not installed here", "pip install -e . in the checkout")
+        return
+    wanted = [Requirement(text) for text in declared]
+    missing = []
+    for requirement in (item for item in wanted if item.marker is None or item.marker.evaluate({"extra": ""})):
+        version = _version(requirement.name)
+        if not version:
+            missing.append(Finding(requirement.name, "fail", "not installed", f'pip install "{requirement}"'))
+        elif not requirement.specifier.contains(version, prereleases=True):
+            detail = f"{version}, needs {requirement.specifier}"
+            missing.append(Finding(requirement.name, "fail", detail, f'pip install "{requirement}"'))
+    shown = ("torch", "transformers", "peft", "ray", "mlflow")
+    found = ", ".join(f"{name} {_version(name)}" for name in shown if _version(name))
+    yield from missing or [Finding("packages", "ok", found)]
+
+
+def torch_matches(build: TorchBuild, reading: GpuReading) -> Finding:
+    """Whether this torch can use these GPUs."""
+    name, detail = "torch build", f"{build.version}, {f'CUDA {build.cuda}' if build.cuda else 'CPU only'}"
+    answering = [gpu for gpu in reading.gpus if not gpu.problem]
+    if not answering:
+        return Finding(name, "ok", detail)
+    if not build.cuda:
+        return Finding(
+            name, "fail", f"{detail}, but there are GPUs", "install a CUDA build: see pytorch.org/get-started"
+        )
+    if not build.usable_gpus:
+        remedy = "install a torch build for an older CUDA, or a newer driver; check CUDA_VISIBLE_DEVICES"
+        return Finding(name, "fail", f"{detail}; driver {reading.driver} lets it use no GPU", remedy)
+    majors = {architecture.rpartition("_")[2].rstrip("af")[:-1] for architecture in build.architectures}
+    strange = {gpu.name for gpu in answering if gpu.compute_capability and str(gpu.compute_capability[0]) not in majors}
+    if strange:
+        return Finding(
+            name, "fail", f"{detail}; not built for {', '.join(sorted(strange))}", "install a torch build for this GPU"
+        )
+    return Finding(name, "ok", f"{detail}, {build.usable_gpus} GPUs usable")
+
+
+def deepspeed(*, start: bool, module: str = "deepspeed") -> Iterator[Finding]:
+    """Whether DeepSpeed can be imported, in a process of its own; only training over several GPUs needs it."""
+    name, version = "DeepSpeed", _version(module)
+    if not version:
+        yield Finding(name, "ok", "not installed; only training sharded over several GPUs needs it")
+        return
+    if start and (problem := _import_problem([sys.executable, "-c", f"import {module}"])):
+        remedy = f"python -c 'import {module}' tells more; install it again against the torch that is here"
+        yield Finding(name, "warn", f"{version} cannot be imported: {problem}", remedy)
+        return
+    yield Finding(name, "ok", version)
+    if absent := [tool for tool in ("g++", "ninja") if not shutil.which(tool)]:
+        remedy = f"install {' and '.join(absent)}: the first start compiles operations"
+        yield Finding(name, "warn", f"{' and '.join(absent)} not found on PATH", remedy)
+
+
+def _import_problem(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_IMPORT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"it takes more than {_IMPORT_SECONDS:g} seconds"
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return (lines[-1] if lines else f"exit code {done.returncode}") if done.returncode else ""
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,83 @@
+"""The sharded engine as a training loop sees it: on rank 0, one process like any other engine's.
+
+    rank 0   engine = ShardedEngine(ranks, replica)   ... train ...   engine.dismiss()
+    others   ranks.follow(replica)
+
+Each call is handed to all ranks and ends when all have carried it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ftcluster.contracts.batch import Batch, LossSums
+from ftcluster.contracts.ports import TrialOpening
+from ftcluster.engine.sharded.ranks import Ranks
+
+
+class ShardedEngine:
+    """See ``ftcluster.contracts.ports.Engine`` for what each method promises, ``Ranks.lead`` for further errors."""
+
+    def __init__(self, ranks: Ranks, replica: object) -> None:
+        """``replica`` is rank 0's ``replica.Replica``, whose module needs DeepSpeed; the others follow with theirs."""
+        self._ranks, self._replica = ranks, replica
+        self._slots: set[int] = set()
+
+    @property
+    def slots(self) -> list[int]:
+        """Those that hold a trial."""
+        return sorted(self._slots)
+
+    def open(self, trial: TrialOpening) -> None:
+        self._all("open", trial)
+        self._slots.add(trial.slot)
+
+    def open_saved(self, slot: int, folder: Path) -> None:
+        """An adapter to be evaluated and asked, see ``LocalEngine``."""
+        self._all("open_saved", slot, folder)
+        self._slots.add(slot)
+
+    def forward_backward(
+        self, batch: Batch, normalisers: Mapping[int, float], clock: Mapping[int, tuple[int, int]]
+    ) -> dict[int, LossSums]:
+        sums: dict[int, LossSums] = self._all("forward_backward", batch, dict(normalisers), dict(clock))
+        return sums
+
+    def evaluate(self, batch: Batch) -> list[LossSums]:
+        sums: list[LossSums] = self._all("evaluate", batch)
+        return sums
+
+    def generate(
+        self, slot: int, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: Sequence[int] = ()
+    ) -> list[list[int]]:
+        answers: list[list[int]] = self._all("generate", slot, list(prompts), max_new_tokens, tuple(stops))
+        return answers
+
+    def step(self, slot: int, lr: float) -> float:
+        return self.step_many({slot: lr})[slot]
+
+    def step_many(self, rates: Mapping[int, float]) -> dict[int, float]:
+        norms: dict[int, float] = self._all("step_many", dict(rates))
+        return norms
+
+    def save(self, slot: int, folder: Path) -> None:
+        self._all("save", slot, folder)
+
+    def export(self, slot: int, folder: Path) -> Any:
+        return self._all("export", slot, folder)
+
+    def load(self, slot: int, folder: Path) -> None:
+        self._all("load", slot, folder)
+
+    def close(self, slot: int) -> None:
+        self._all("close", slot)
+        self._slots.discard(slot)
+
+    def dismiss(self) -> None:
+        """Let the other ranks go; the group stays for another engine."""
+        self._ranks.dismiss()
+
+    def _all(self, order: str, *arguments: Any) -> Any:
+        return self._ranks.lead(self._replica, order, *arguments)

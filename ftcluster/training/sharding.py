@@ -1,0 +1,161 @@
+"""A trial over several processes: what each of them must know, and the group that rank 0 leads.
+
+rank 0   Group(seat) ... group.engine(sharding) ... close()
+others   serve(seat): build a replica of what rank 0 names, follow it until it names another, until it closes
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ftcluster.config.environment import set_for_libraries
+from ftcluster.config.schema import RunConfig
+from ftcluster.engine.precision import Precision, choose_device, choose_precision
+from ftcluster.engine.sharded.engine import ShardedEngine
+from ftcluster.engine.sharded.loading import BaseSource
+from ftcluster.engine.sharded.ranks import Ranks, Seat, rank_environment
+from ftcluster.engine.sharded.settings import ShardedSettings, deepspeed_config, read_own
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """What every rank needs to take its part."""
+
+    base: str
+    revision: str
+    trust_remote_code: bool
+    device: str  # cpu | cuda
+    precision: Precision
+    checkpointing: bool
+    deepspeed: str  # its JSON
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Sharding:
+        """
+        Raises:
+            ConfigError: settings that DeepSpeed cannot do, or that the user's own file contradicts.
+        """
+        engine, full = config.engine, config.adapter.kind == "none"
+        device = choose_device(engine.device)
+        precision = choose_precision(engine.precision, device, full=full)
+        return cls(
+            config.model.path,
+            config.model.revision,
+            config.model.trust_remote_code,
+            device.type,
+            precision,
+            engine.activation_checkpointing,
+            json.dumps(deepspeed_of(config, precision), sort_keys=True),
+        )
+
+    def source(self, device: torch.device) -> BaseSource:
+        """The base, for one rank."""
+        return BaseSource(
+            Path(self.base),
+            device,
+            self.precision.weights,
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+def deepspeed_of(config: RunConfig, precision: Precision | None = None) -> dict[str, Any]:
+    """DeepSpeed's JSON for a config.
+
+    Raises:
+        ConfigError: settings that DeepSpeed cannot do, or that the user's own file contradicts.
+    """
+    engine, full = config.engine, config.adapter.kind == "none"
+    precision = precision or choose_precision(engine.precision, choose_device(engine.device), full=full)
+    settings = ShardedSettings(
+        stage=None if engine.stage < 0 else engine.stage,
+        offload_optimizer=engine.offload_optimizer or None,
+        offload_parameters=engine.offload_parameters or None,
+        nvme=Path(engine.nvme) if engine.nvme else None,
+        hpz=engine.hpz or None,
+        own=Path(engine.deepspeed_json) if engine.deepspeed_json else None,
+    )
+    own = read_own(settings.own) if settings.own else None
+    # Adapters are clipped by the engine itself, so trials with other limits find their base loaded.
+    clip = config.optim.clip if full else 0.0
+    return deepspeed_config(settings, precision, clip=clip, ranks=config.cluster.ranks, own=own)
+
+
+class Group:
+    """Rank 0's side. The engine it gives stays warm until another one is asked for."""
+
+    def __init__(self, seat: Seat | None = None) -> None:
+        """Without a seat, in a group of its own."""
+        self._seat = seat or Seat("127.0.0.1", free_port(), 0, 1)
+        self._ranks: Ranks | None = None
+        self._engine: ShardedEngine | None = None
+
+    def engine(self, sharding: Sharding) -> ShardedEngine:
+        """A new engine on all ranks, in the place of the one before.
+
+        Raises:
+            RankLost: some rank did not come, or is gone.
+        """
+        if self._ranks is None:
+            device = device_of(sharding.device, self._seat)
+            set_for_libraries(rank_environment(device))
+            self._ranks = Ranks(self._seat, device)
+        self._dismiss()
+        self._ranks.share(sharding)
+        self._engine = ShardedEngine(self._ranks, _replica(sharding, self._ranks))
+        return self._engine
+
+    def close(self) -> None:
+        """Let the others go, and leave with them."""
+        if self._ranks is not None:
+            self._dismiss()
+            self._ranks.share(None)
+            self._ranks.close()
+            self._ranks = None
+
+    def _dismiss(self) -> None:
+        if self._engine is not None:
+            self._engine.dismiss()
+            self._engine = None
+
+
+def serve(seat: Seat, kind: str) -> None:
+    """What a rank other than 0 does on a ``kind`` of device, until rank 0 closes the group.
+
+    Raises:
+        RankLost: rank 0 or another rank is gone.
+    """
+    device = device_of(kind, seat)
+    set_for_libraries(rank_environment(device))
+    ranks = Ranks(seat, device)
+    while (sharding := ranks.share(None)) is not None:
+        ranks.follow(_replica(sharding, ranks))
+    ranks.close()
+
+
+def _replica(sharding: Sharding, ranks: Ranks) -> Any:
+    from ftcluster.engine.sharded.replica import Replica  # needs DeepSpeed
+
+    source = sharding.source(ranks.device)
+    told = json.loads(sharding.deepspeed)
+    return Replica(source, sharding.precision, ranks, told, checkpointing=sharding.checkpointing)
+
+
+def device_of(kind: str, seat: Seat) -> torch.device:
+    """A rank's device: of GPUs its only one, where it was given one, else that of its number."""
+    if kind != "cuda":
+        return torch.device(kind)
+    return torch.device("cuda", 0 if torch.cuda.device_count() == 1 else seat.rank)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

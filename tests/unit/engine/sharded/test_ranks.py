@@ -1,0 +1,78 @@
+"""What becomes of errors on one rank: real processes, real signals."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sharded_group import Group
+
+from ftcluster.engine.sharded.ranks import RankLost
+from ftcluster.errors import TrialError
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[[int], Group]]:
+    groups: list[Group] = []
+
+    def start(size: int) -> Group:
+        groups.append(Group(size))
+        return groups[-1]
+
+    yield start
+    for group in groups:
+        group.kill()
+
+
+def _exit(group: Group, rank: int) -> int | None:
+    group.processes[rank].join(30)
+    assert not group.processes[rank].is_alive()
+    return group.processes[rank].exitcode
+
+
+@pytest.mark.parametrize("wait", [False, True], ids=["others-done", "others-in-a-collective"])
+def test_an_unexpected_error_on_one_rank_is_told_with_its_rank_and_ends_the_group(
+    started: Callable[[int], Group], wait: bool
+) -> None:
+    group = started(3)
+    with pytest.raises(TrialError, match=r"rank 2: RuntimeError: it broke") as raised:
+        group.ask("fail", 2, wait)
+    assert not raised.value.retryable
+    assert _exit(group, 2) != 0
+    assert _exit(group, 1) != 0
+
+
+def test_an_unexpected_error_on_rank_0_comes_as_it_is_and_lets_the_others_go(started: Callable[[int], Group]) -> None:
+    group = started(2)
+    with pytest.raises(RuntimeError, match="it broke"):
+        group.ask("fail", 0, True)
+    assert _exit(group, 1) != 0
+
+
+def test_a_killed_rank_is_a_loss_that_another_try_may_not_meet(started: Callable[[int], Group]) -> None:
+    group = started(2)
+    with pytest.raises(RankLost, match="a process of the group is gone") as raised:
+        group.ask("die", 1)
+    assert _exit(group, 1) == -signal.SIGKILL
+    assert raised.value.retryable
+    with pytest.raises(RankLost, match="the group is gone"):
+        group.ask("forget")
+
+
+def test_without_rank_0_the_others_end(started: Callable[[int], Group]) -> None:
+    group = started(2)
+    group.ask("forget")  # they have met
+    group.processes[0].kill()
+    assert _exit(group, 1) != 0
+
+
+def test_importing_what_rank_0_needs_does_not_import_deepspeed() -> None:
+    code = "import sys; import ftcluster.engine.sharded.engine, ftcluster.engine.sharded.settings; "
+    code += "sys.exit('deepspeed' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[4]).returncode == 0
