@@ -2,6 +2,10 @@
 
 A host holds one long-lived worker object, so that imports and the base model are paid once per host and not
 per trial. What the worker does is none of this module's business: it is made by a factory on the host.
+
+A host of several ranks is a placement group of such actors: all of it is reserved or nothing, on one node where that
+is large enough. Jobs go to rank 0; the others follow it, from where it says that they meet. With one rank gone the
+host is lost.
 """
 
 from __future__ import annotations
@@ -33,10 +37,11 @@ class HostLostError(FtclusterError):
 
 @dataclass(frozen=True)
 class Resources:
-    """What one host reserves; fractions are allowed."""
+    """What one rank of a host reserves; fractions are allowed."""
 
     cpus: float
     gpus: float
+    ranks: int = 1
 
 
 class _HostActor:
@@ -54,21 +59,48 @@ class _HostActor:
     def stop(self) -> None:
         self._worker.stop()
 
-    def pid(self) -> int:
+    def pid(self, *_others: Any) -> int:
+        """This process's; Ray calls it once ``_others`` have ended."""
         return os.getpid()
+
+    def meet(self, ranks: int) -> Any:
+        """On rank 0: where the others find it."""
+        import ray
+
+        return self._worker.meet(ray.util.get_node_ip_address(), ranks)
+
+    def follow(self, meeting: Any, rank: int) -> None:
+        self._worker.follow(meeting, rank)
 
 
 class Host:
     """A handle on a host, at the driver's side."""
 
-    def __init__(self, resources: Resources, factory: Callable[[], Any], jobs: int) -> None:
+    def __init__(self, resources: Resources, factory: Callable[[], Any], jobs: int, *, together: bool) -> None:
+        """``together``: all ranks on one node."""
         import ray
 
-        actor = ray.remote(_HostActor)
-        # A thread for every job, and one more: running jobs must not block questions about them.
-        self._actor = actor.options(
-            num_cpus=resources.cpus, num_gpus=resources.gpus, max_concurrency=jobs + 1, max_restarts=0
-        ).remote(factory)
+        self._group: Any = None
+        placing: dict[str, Any] = {}
+        if resources.ranks > 1:
+            bundle = {"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})}
+            strategy = "STRICT_PACK" if together else "PACK"
+            self._group = ray.util.placement_group([bundle] * resources.ranks, strategy=strategy)
+            scheduling = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
+        actors = []
+        for rank in range(resources.ranks):
+            if self._group is not None:
+                placing = {"scheduling_strategy": scheduling(self._group, placement_group_bundle_index=rank)}
+            # A thread for every job, and one more: running jobs must not block questions about them.
+            options = {"max_concurrency": jobs + 1, "max_restarts": 0, **placing}
+            actor = ray.remote(_HostActor).options(num_cpus=resources.cpus, num_gpus=resources.gpus, **options)
+            actors.append(actor.remote(factory))
+        self._actor, self._others = actors[0], actors[1:]
+        self._meeting: list[Any] = []
+        self._following: list[Any] = []
+        if self._others:
+            self._meeting = [self._actor.meet.remote(resources.ranks)]
+            self._following = [other.follow.remote(*self._meeting, rank) for rank, other in enumerate(self._others, 1)]
         self._asked: Any = None
         self._seen: Any = None
 
@@ -95,14 +127,24 @@ class Host:
         self._actor.stop.remote()
 
     def placed(self) -> Any:
-        """A handle that ends, with the process id on its node, once the host has found a place and started."""
-        return self._actor.pid.remote()
+        """A handle that ends, with rank 0's process id on its node, once all ranks have found a place and started."""
+        return self._actor.pid.remote(*self._meeting, *(other.pid.remote() for other in self._others))
 
-    def kill(self) -> None:
-        """End the host's process and free what it reserved."""
+    @property
+    def broken(self) -> bool:
+        """Whether a rank but the first has left or is gone; never waits."""
         import ray
 
-        ray.kill(self._actor, no_restart=True)
+        return bool(self._following and ray.wait(self._following, timeout=0)[0])
+
+    def kill(self) -> None:
+        """End the host's processes and free what they reserved."""
+        import ray
+
+        for actor in (self._actor, *self._others):
+            ray.kill(actor, no_restart=True)
+        if self._group is not None:
+            ray.util.remove_placement_group(self._group)
 
 
 class Cluster:
@@ -143,21 +185,23 @@ class Cluster:
         if self._mine:
             self._ray.shutdown()
 
-    def resources(self, cpus: float, gpus: float) -> Resources:
-        """What a trial reserves: ``gpus`` of -1 is one where the cluster has any, else none."""
+    def resources(self, cpus: float, gpus: float, ranks: int = 1) -> Resources:
+        """What a trial reserves for each rank: ``gpus`` of -1 is one where the cluster has any, else none."""
         if gpus < 0:
             gpus = 1.0 if self._ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
-        return Resources(cpus, gpus)
+        return Resources(cpus, gpus, ranks)
 
     def room(self, wanted: Resources) -> int:
-        """How many hosts of this size fit on the cluster's nodes.
+        """How many hosts of this size fit on the cluster's nodes, as far as can be told: ranks may lie unluckily.
 
         Raises:
             UsageError: not even one.
         """
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        count = sum(_fits(node, wanted) for node in nodes)
-        if count == 0:
+        nodes = self._nodes()
+        places = [_fits(node, wanted) for node in nodes]
+        whole = sum(place // wanted.ranks for place in places)
+        count = whole or sum(places) // wanted.ranks
+        if sum(places) == 0:
             largest = {key: max((n.get(key, 0) for n in nodes), default=0) for key in ("CPU", "GPU")}
             raise UsageError(
                 f"a trial asks for {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs; the largest node has "
@@ -165,11 +209,22 @@ class Cluster:
                 where="cluster.cpus, cluster.gpus",
                 remedy="ask for less, or add a node that has it",
             )
+        if count == 0:
+            raise UsageError(
+                f"a trial asks for {wanted.ranks} ranks of {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs; "
+                f"the cluster has room for {sum(places)}",
+                where="cluster.ranks",
+                remedy="ask for less, or add a node",
+            )
         return count
 
     def start(self, resources: Resources, factory: Callable[[], Any], jobs: int = 1) -> Host:
-        """Start a host for at most ``jobs`` at a time; its worker is made there by ``factory``."""
-        return Host(resources, factory, jobs)
+        """Start a host for at most ``jobs`` at a time; ``factory`` makes a worker there for each rank."""
+        together = any(_fits(node, resources) >= resources.ranks for node in self._nodes())
+        return Host(resources, factory, jobs, together=together)
+
+    def _nodes(self) -> list[dict[str, float]]:
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
     def wait(self, jobs: Sequence[Any], timeout: float) -> list[Any]:
         """Those of ``jobs`` that ended within ``timeout`` seconds."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from torch._subclasses.fake_tensor import FakeTensorMode, UnsupportedFakeTensorException
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
 from ftcluster.contracts.ports import AdapterSettings
@@ -44,12 +44,18 @@ class Hollow:
         Raises:
             ModelError: the model computes something that depends on numbers.
         """
-        try:
-            with self.mode:
-                yield self.model
-        except (UnsupportedFakeTensorException, RuntimeError, TypeError, ValueError) as error:
-            name, text = type(self.model).__name__, f"{error or type(error).__name__}".splitlines()[0]
-            raise ModelError(f"what passes of {name} need cannot be foretold: {text}", remedy=DECODERS) from error
+        with _foretelling(type(self.model).__name__), self.mode:
+            yield self.model
+
+
+@contextmanager
+def _foretelling(name: str) -> Iterator[None]:
+    """What torch and transformers raise for a model that cannot do without numbers, as our error."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        text = f"{error or type(error).__name__}".splitlines()[0]
+        raise ModelError(f"what passes of {name} need cannot be foretold: {text}", remedy=DECODERS) from error
 
 
 def layer_kinds(folder: Path, *, trust_remote_code: bool = False) -> list[str]:
@@ -69,11 +75,12 @@ def hollow(
     """The folder's model with as many layers as ``kinds``, each of that kind, and an adapter of PEFT's on it.
 
     Raises:
-        ModelError: transformers knows no such causal language model, or it lacks an adapter target.
+        ModelError: transformers knows no such causal language model, or it lacks an adapter target, or it
+            computes attention in a way of its own.
     """
     config = copy.deepcopy(skeleton(folder, trust_remote_code=trust_remote_code).config)
-    _simplify(config.get_text_config(), kinds)
-    with torch.device("meta"):
+    with _foretelling(config.model_type), torch.device("meta"):
+        _simplify(config.get_text_config(), kinds)
         model = AutoModelForCausalLM.from_config(
             config, trust_remote_code=trust_remote_code, dtype=dtype, attn_implementation="sdpa"
         )

@@ -108,7 +108,7 @@ def _reasons(made: Choice, passed: Sequence[Choice], memory: int) -> Iterator[st
         "without main memory": lambda other: other.offload == "none" and layout.offload != "none",
         f"with a stage below {layout.stage}": lambda other: other.stage < layout.stage,
         "without activation checkpointing": lambda other: layout.checkpointing and not other.checkpointing,
-        f"with more than {layout.rows} rows in a pass": lambda other: other.rows > layout.rows,
+        "with more rows in a pass": lambda other: other.rows > layout.rows,
     }
     if not passed:
         yield "nothing has to be saved, so this is the fastest way"

@@ -27,6 +27,7 @@ from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState
 from ftcluster.data.prepared.folder import PreparedData
+from ftcluster.engine.sharded.ranks import RankLost
 from ftcluster.errors import FtclusterError, StoreError
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
@@ -257,6 +258,8 @@ class Driver:
             self._changed = True
             try:
                 outcome: Outcome = self.cluster.result(stretch.job)
+                if isinstance(outcome.error, RankLost):  # its host is of no use any more
+                    raise HostLostError(outcome.error.message)
             except HostLostError as error:
                 if any(other.host is stretch.host for other in self._running):
                     self._lost_together.add(stretch.host)

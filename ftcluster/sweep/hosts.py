@@ -105,6 +105,9 @@ class HostPool:
         Raises:
             HostLostError: hosts die while they start, again and again: nothing could ever run.
         """
+        for host in self._up:
+            if host.broken:
+                host.kill()  # what runs on it would wait for ever; now its jobs tell that it is lost
         ended = self._cluster.wait([*jobs, *self._starting], timeout)
         for placed in [handle for handle in ended if handle in self._starting]:
             host = self._starting.pop(placed)

@@ -51,7 +51,7 @@ class Opening:
     def _opened(self) -> tuple[Cluster, HostPool]:
         wanted = self._base.cluster
         cluster = self._open.enter_context(Cluster(ray_address(wanted.address)))
-        resources = cluster.resources(wanted.cpus, wanted.gpus)
+        resources = cluster.resources(wanted.cpus, wanted.gpus, wanted.ranks)
         threads, gpus = max(1, int(resources.cpus)), resources.gpus > 0
         most = min(self._trials, wanted.max_trials or self._trials)
         places = trials_per_host(self._base, self._swept, gpus=gpus)

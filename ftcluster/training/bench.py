@@ -118,6 +118,10 @@ class Bench:
                 torch.use_deterministic_algorithms(True, warn_only=True)
         return self._engines[key]
 
+    def lead(self, seat: Seat) -> None:
+        """Train sharded trials with the group that meets there."""
+        self._group = Group(seat)
+
     def close(self) -> None:
         """Let the other ranks of a sharded trial go."""
         self._engines = {}

@@ -11,12 +11,16 @@ import queue
 import threading
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import torch
+
+from ftcluster.engine.sharded.ranks import Seat
 from ftcluster.errors import TrialError
 from ftcluster.training.admission import Admission
 from ftcluster.training.loop import Progress
 from ftcluster.training.pack import Pack
+from ftcluster.training.sharding import free_port, serve
 from ftcluster.training.worker import Job, Outcome, Worker
 
 _BUDGET = 1024  # tokens of a pass that trials share on a CPU: larger ones fall out of its caches
@@ -41,12 +45,24 @@ class HostWorker:
     def __init__(self, threads: int = 0, *, gpus: bool = True) -> None:
         """``gpus=False``: a host that reserved none, on a node that may have some for others."""
         self._worker = Worker(threads, gpus=gpus)
+        self._threads, self._gpus = threads, gpus
         self._budget = _BUDGET_CUDA if gpus else _BUDGET
         self._admission = Admission(self._worker.bench, self._budget)
         self._inbox: queue.SimpleQueue[_Stretch] = queue.SimpleQueue()
         self._here: dict[_Stretch, None] = {}  # taken in and not ended yet
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()  # held to put something into the inbox, and to end the thread that reads it
+
+    def meet(self, address: str, ranks: int) -> Seat:
+        """Lead a group of ranks, at this machine's ``address``; returns rank 0's seat."""
+        seat = Seat(address, free_port(), 0, ranks)
+        self._worker.lead(seat)
+        return seat
+
+    def follow(self, meeting: Seat, rank: int) -> None:
+        """Take part in what rank 0 trains, until it closes the group; for as long as this takes."""
+        torch.set_num_threads(max(1, self._threads))
+        serve(replace(meeting, rank=rank), "cuda" if self._gpus else "cpu")
 
     def run(self, job: Job) -> Outcome:
         """Train a stretch beside whatever else is here, and wait for its end."""

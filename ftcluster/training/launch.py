@@ -19,6 +19,7 @@ from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState
 from ftcluster.data.prepared.report import Report
 from ftcluster.engine.precision import choose_device
+from ftcluster.engine.sharded.ranks import RankLost
 from ftcluster.errors import Interrupted, Problems, UsageError
 from ftcluster.ledger.process import this_process
 from ftcluster.ledger.schema import RunRow
@@ -141,6 +142,9 @@ def run_training(
         finally:
             undelivered = thread.stop()
             remember_ids(ledger, [row], uri)
+    if isinstance(outcome.error, RankLost):
+        remedy = f"ftcluster train --resume {row.name}{home_option(home)}"
+        raise Interrupted(f"{row.name} lost a process: {outcome.error.message}", remedy=remedy) from outcome.error
     if outcome.error:
         raise outcome.error
     if outcome.stopped:
@@ -159,7 +163,9 @@ def _close(row: RunRow, folder: RunFolder, outcome: Outcome, ledger: Ledger) -> 
     """Tell the spool, then the ledger, how it ended."""
     if outcome.report:
         ledger.record(outcome.report, outcome.report.step)
-    if outcome.error:
+    if isinstance(outcome.error, RankLost):
+        state, reason = RunState.INTERRUPTED, outcome.error.message
+    elif outcome.error:
         state, reason = RunState.FAILED, str(outcome.error)
     elif outcome.stopped:
         state, reason = RunState.INTERRUPTED, "stopped by the user"

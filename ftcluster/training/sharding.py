@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed import is_initialized
 
 from ftcluster.config.environment import set_for_libraries
 from ftcluster.config.schema import RunConfig
@@ -112,12 +113,12 @@ class Group:
         return self._engine
 
     def close(self) -> None:
-        """Let the others go, and leave with them."""
-        if self._ranks is not None:
+        """Let the others go, and leave with them; of a group that lost a rank nothing is left."""
+        if self._ranks is not None and is_initialized():
             self._dismiss()
             self._ranks.share(None)
             self._ranks.close()
-            self._ranks = None
+        self._ranks = self._engine = None
 
     def _dismiss(self) -> None:
         if self._engine is not None:

@@ -69,6 +69,10 @@ class Worker:
         self.bench = Bench(seat)
         self._stop = threading.Event()
 
+    def lead(self, seat: Seat) -> None:
+        """Lead a group of ranks from now on."""
+        self.bench.lead(seat)
+
     def run(self, job: Job, observe: Callable[[Progress], None] = lambda _: None) -> Outcome:
         """``work``, carried out alone."""
         return alone(self.work(job, observe))

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch.distributed import is_initialized
+
 from ftcluster.contracts.batch import Batch, LossSums
 from ftcluster.contracts.ports import TrialOpening
 from ftcluster.engine.sharded.ranks import Ranks
@@ -72,7 +74,8 @@ class ShardedEngine:
         self._all("load", slot, folder)
 
     def close(self, slot: int) -> None:
-        self._all("close", slot)
+        if is_initialized():  # a group that lost a rank holds nothing any more
+            self._all("close", slot)
         self._slots.discard(slot)
 
     def dismiss(self) -> None:

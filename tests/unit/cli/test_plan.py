@@ -50,7 +50,7 @@ def planned(capsys: pytest.CaptureFixture[str], model: Path, *more: str) -> dict
 def test_a_lora_plan_is_a_table_a_choice_and_how_many_trials_fit(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*words(model, "adapter=lora", "optim.batch_size=16"), "--gpu-memory", "24GiB"]) == 0
+    assert main([*words(model, "adapter=lora", "data.max_length=512"), "--gpu-memory", "24GiB"]) == 0
     text = capsys.readouterr().out
     assert "494 M parameters, trains an adapter of" in text
     assert "GPUs  stage  offload" in text
@@ -72,10 +72,19 @@ def test_json_has_every_candidate_with_its_bytes(model: Path, capsys: pytest.Cap
     chosen = found["chosen"]
     assert chosen["bytes"]["on_gpu"] <= 0.95 * 8 * 2**30 - 2**30
     assert found["step"]["micro_batch"] * found["step"]["passes"] == 16
-    assert found["settings"] == [f"optim.micro_batch={chosen['rows'] * 4}"] + (
-        ["engine.activation_checkpointing=true"] if chosen["checkpointing"] else []
-    )
+    assert (chosen["stage"], chosen["checkpointing"], chosen["rows"]) == (2, True, 4)
+    assert found["settings"] == ["engine.activation_checkpointing=true"]
     assert found["trials_beside"] is None
+
+
+def test_the_words_to_say_are_those_that_differ(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ("adapter=lora", "data.max_length=4096", "--gpu-memory", "16GiB")
+    found = planned(capsys, model, *more)
+    rows = found["chosen"]["rows"]
+    assert rows < 16
+    assert f"optim.micro_batch={rows}" in found["settings"]
+    filled = planned(capsys, model, *more, "optim.micro_tokens=65536", "optim.micro_batch=1")
+    assert f"optim.micro_tokens={rows * 4096}" in filled["settings"]
 
 
 def test_stage_and_offload_are_kept_to(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,13 +94,11 @@ def test_stage_and_offload_are_kept_to(model: Path, capsys: pytest.CaptureFixtur
 
 
 def test_where_nothing_fits_it_says_what_would(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*words(model, "adapter=none"), "--gpu-memory", "2GiB", "--offload", "none"]) == 0
-    text = capsys.readouterr().out
-    assert "does not fit 1 x 2.0 GiB" in text
-    assert "would fit: a GPU of " in text
-    assert "would fit: adapter=lora" not in text, "the base alone leaves no room"
     assert main([*words(model, "adapter=none"), "--gpu-memory", "6GiB", "--offload", "none"]) == 0
-    assert "would fit: adapter=lora: one GPU on its own" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "does not fit 1 x 6.0 GiB" in text
+    assert "would fit: a GPU of 12 GiB: one GPU on its own" in text
+    assert "would fit: adapter=lora: one GPU on its own" in text
 
 
 @WITHOUT_GPU

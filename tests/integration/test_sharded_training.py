@@ -1,0 +1,163 @@
+"""Trainings and sweeps over two processes, as their user runs them: the same losses as one, and faults survived."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ftcluster.contracts.trial import RunState
+from ftcluster.ledger.store import Ledger
+from ftcluster.models.tiny import create_tiny_model
+from ftcluster.tracking.history import read_metrics
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("deepspeed", reason="sharded trials need DeepSpeed")
+
+WORDS = [
+    "experiment=lora_sft",
+    "model=folder",
+    "data=jsonl",
+    "data.format=question_answer",
+    "optim.duration=12 steps",
+    "optim.batch_size=5",
+    "optim.micro_batch=5",
+    "evaluation=loss",
+    "evaluation.every=4 steps",
+    "evaluation.max_rows=7",
+    "adapter.dropout=0.1",
+    "engine.threads=1",
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sharded")
+    draw = random.Random(5)
+    pairs = [(draw.randint(1, 99), draw.randint(1, 99)) for _ in range(120)]
+    rows = [{"question": f"What is {a} plus {b}?", "answer": f"It is {a + b}."} for a, b in pairs]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = [" ".join(row.values()) for row in rows]
+    create_tiny_model(folder / "model", texts, hidden_size=32, layers=2, heads=4, kv_heads=2, vocabulary=300)
+    return folder
+
+
+def command(world: Path, *words: str) -> list[str]:
+    given = [f"model.path={world / 'model'}", f"data.train=[{world / 'rows.jsonl'}]"]
+    return [sys.executable, "-m", "ftcluster", "train", *WORDS, *given, *words]
+
+
+def finish(words: list[str], log: Path, expected: int = 0) -> str:
+    with log.open("wb") as file:
+        done = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, check=False, timeout=300, cwd=log.parent)
+    text = log.read_text()
+    assert done.returncode == expected, text[-3000:]
+    return text
+
+
+def curves(home: Path, name: str) -> dict[str, list[tuple[int, float]]]:
+    with Ledger.open(home) as ledger:
+        row = ledger.get(name)
+    assert row.state is RunState.FINISHED
+    found = read_metrics(Path(row.folder))
+    return {key: [(point.step, point.value) for point in found[key]] for key in ("train/loss", "eval/loss")}
+
+
+def assert_close(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> None:
+    for key, points in one.items():
+        assert [step for step, _ in points] == [step for step, _ in other[key]]
+        for (_, mine), (_, theirs) in zip(points, other[key], strict=True):
+            assert mine == pytest.approx(theirs, abs=tolerance), key
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[int, float]]]:
+    """The curves of a LoRA training at stage 3 over two processes."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finish(command(world, "name=run", "cluster.ranks=2", "engine=zero3", f"home={folder}"), folder / "log")
+    return curves(folder, "run")
+
+
+def test_two_processes_give_the_losses_of_one(
+    world: Path, tmp_path: Path, undisturbed: dict[str, list[tuple[int, float]]]
+) -> None:
+    finish(command(world, "name=run", "engine.name=local", f"home={tmp_path}"), tmp_path / "log")
+    alone = curves(tmp_path, "run")
+    assert_close(undisturbed, alone, 0.02)  # other dropout masks
+    words = ["adapter.dropout=0", "engine.precision=fp64"]
+    for name, engine in (("one", ["engine.name=local"]), ("two", ["cluster.ranks=2", "engine=zero3"])):
+        finish(command(world, *words, *engine, f"name={name}", f"home={tmp_path}"), tmp_path / "log")
+    assert_close(curves(tmp_path, "two"), curves(tmp_path, "one"), 1e-10)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_ends_the_run_and_resuming_gives_the_same_bits(
+    world: Path, tmp_path: Path, undisturbed: dict[str, list[tuple[int, float]]], rank: int
+) -> None:
+    log = tmp_path / "log"
+    words = command(world, "name=run", "cluster.ranks=2", "engine=zero3", f"home={tmp_path}")
+    with log.open("wb") as file:
+        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, cwd=tmp_path)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not any(checkpoints.glob("step-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    others = [each.pid for each in psutil.Process(process.pid).children() if "companions" in " ".join(each.cmdline())]
+    assert len(others) == 1
+    os.kill(process.pid if rank == 0 else others[0], signal.SIGKILL)
+    code = process.wait(120)
+    if rank == 1:
+        assert code == 130, log.read_text()[-3000:]
+        assert "ftcluster train --resume run" in log.read_text()
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(others[0]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(others[0]), "the other rank outlives its leader"
+    finish([sys.executable, "-m", "ftcluster", "train", "--resume", "run", "--home", str(tmp_path)], tmp_path / "again")
+    assert curves(tmp_path, "run") == undisturbed
+
+
+SWEEP = """
+import sys
+from ray.cluster_utils import Cluster as Nodes
+nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 2})
+nodes.add_node(num_cpus=2)
+import ray
+ray.init(address=nodes.address, log_to_driver=False)
+from ftcluster.cli import main
+sys.argv = ["ftcluster", *sys.argv[1:]]
+sys.exit(main())
+"""
+
+
+def test_a_sweep_over_hosts_of_two_ranks_equals_the_runs_alone(world: Path, tmp_path: Path) -> None:
+    base = [*WORDS, f"model.path={world / 'model'}", f"data.train=[{world / 'rows.jsonl'}]"]
+    base += ["cluster.ranks=2", "engine=zero3"]
+    sweep = {
+        "name": "pair",
+        "base": base,
+        "space": {"adapter.rank": "choice(2, 4, 8)"},
+        "sampler": {"name": "grid"},
+        "budget": {"trials": 3},
+    }
+    (tmp_path / "pair.yaml").write_text(json.dumps(sweep))
+    words = [sys.executable, "-c", SWEEP, "sweep", str(tmp_path / "pair.yaml"), "--home", str(tmp_path / "home")]
+    finish(words, tmp_path / "log")
+    finish(
+        command(world, "name=alone", "cluster.ranks=2", "engine=zero3", "adapter.rank=4", f"home={tmp_path / 'home'}"),
+        tmp_path / "log2",
+    )
+    home = tmp_path / "home"
+    with Ledger.open(home) as ledger:
+        (trial,) = [row for row in ledger.runs(parent="pair") if row.overrides["adapter.rank"] == 4]
+    assert curves(home, trial.name) == curves(home, "alone")
