@@ -47,17 +47,29 @@ def show_groups(config_dir: ConfigDir = None, as_json: Json = False) -> None:
 
 
 @app.command("show")
-def show_config(overrides: Overrides = None, config_dir: ConfigDir = None, as_json: Json = False) -> None:
+def show_config(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    deepspeed: Annotated[
+        bool, typer.Option("--deepspeed", help="Print the DeepSpeed JSON made of it instead.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Print the config that some words resolve to, every key with its meaning.
 
     ftcluster config show
     ftcluster config show experiment=lora_sft optim.lr=1e-3
     ftcluster config show experiment=lora_sft > my_conf/experiment/mine.yaml
+    ftcluster config show engine=zero3 cluster.ranks=4 --deepspeed
     """
     from ftcluster.config.compose import compose, to_dict
 
     config = compose(overrides or [], config_dir=config_dir)
-    if as_json:
+    if deepspeed:
+        from ftcluster.training.sharding import deepspeed_of
+
+        print_json(deepspeed_of(config))
+    elif as_json:
         print_json(to_dict(config))
     else:
         print(commented_yaml(to_dict(config)))

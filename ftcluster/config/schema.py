@@ -98,7 +98,7 @@ class EngineConfig:
     """How it is computed."""
 
     name: str = (
-        "auto"  # auto: deepspeed for several ranks, packed for adapters, else local | packed | local | deepspeed
+        "auto"  # auto: packed for adapters, deepspeed for several ranks, else local | packed | local | deepspeed
     )
     device: str = "auto"  # auto | cpu | cuda
     precision: str = "auto"  # auto: bf16 where the device has it, else fp32 | fp64 | fp32 | bf16

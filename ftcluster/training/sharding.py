@@ -7,6 +7,7 @@ others   serve(seat): build a replica of what rank 0 names, follow it until it n
 from __future__ import annotations
 
 import json
+import logging
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ from ftcluster.config.environment import set_for_libraries
 from ftcluster.config.schema import RunConfig
 from ftcluster.engine.precision import Precision, choose_device, choose_precision
 from ftcluster.engine.sharded.engine import ShardedEngine
-from ftcluster.engine.sharded.loading import BaseSource
 from ftcluster.engine.sharded.ranks import Ranks, Seat, rank_environment
 from ftcluster.engine.sharded.settings import ShardedSettings, deepspeed_config, read_own
 
@@ -53,16 +53,6 @@ class Sharding:
             precision,
             engine.activation_checkpointing,
             json.dumps(deepspeed_of(config, precision), sort_keys=True),
-        )
-
-    def source(self, device: torch.device) -> BaseSource:
-        """The base, for one rank."""
-        return BaseSource(
-            Path(self.base),
-            device,
-            self.precision.weights,
-            revision=self.revision,
-            trust_remote_code=self.trust_remote_code,
         )
 
 
@@ -141,9 +131,19 @@ def serve(seat: Seat, kind: str) -> None:
 
 
 def _replica(sharding: Sharding, ranks: Ranks) -> Any:
-    from ftcluster.engine.sharded.replica import Replica  # needs DeepSpeed
+    # It says what it found and built, several times.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+    # These need DeepSpeed.
+    from ftcluster.engine.sharded.loading import BaseSource
+    from ftcluster.engine.sharded.replica import Replica
 
-    source = sharding.source(ranks.device)
+    source = BaseSource(
+        Path(sharding.base),
+        ranks.device,
+        sharding.precision.weights,
+        revision=sharding.revision,
+        trust_remote_code=sharding.trust_remote_code,
+    )
     told = json.loads(sharding.deepspeed)
     return Replica(source, sharding.precision, ranks, told, checkpointing=sharding.checkpointing)
 

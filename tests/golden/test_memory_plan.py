@@ -68,7 +68,12 @@ WAYS: dict[str, tuple[Any, AdapterSettings | None, bool]] = {
     "packed, computed again": (PackedEngine, LORA, True),
 }
 # The others differ from Llama in few places. Measured once in all ways, they are within the same bounds.
-CASES = [(name, way) for name in CONFIGS for way in (WAYS if name == "llama" else ("full", "packed, computed again"))]
+CASES = [("llama", way) for way in WAYS] + [
+    pytest.param(name, way, marks=pytest.mark.slow)
+    for name in CONFIGS
+    for way in ("full", "packed, computed again")
+    if name != "llama"
+]
 
 
 @cache

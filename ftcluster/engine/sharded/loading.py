@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,6 +31,15 @@ from ftcluster.models.base import Base, check_folder, check_vocabulary, fingerpr
 from ftcluster.models.tokenizer import load_tokenizer
 
 _INDEX = "model.safetensors.index.json"
+
+
+def settle_deepspeed() -> None:
+    """What a process wants of DeepSpeed before it does anything with it."""
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    # An operation for inference that DeepSpeed would compile for a minute, and share under a name keyed by user.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed calls collectives by names that torch is about to change; it would say so for each call.
+    warnings.filterwarnings("ignore", message=".torch.distributed", category=FutureWarning)
 
 
 @dataclass(frozen=True)

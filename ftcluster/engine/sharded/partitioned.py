@@ -9,8 +9,6 @@ Every function here is a collective: all ranks must call it, in the same order.
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,11 +45,6 @@ class Through:
 
 def run_by_deepspeed(model: Any, config: Mapping[str, Any], optimizer: torch.optim.Optimizer | None = None) -> Any:
     """DeepSpeed's engine around a model; without an optimizer it shards a frozen model's weights, and no more."""
-    deepspeed.utils.logger.setLevel(logging.WARNING)
-    # DeepSpeed calls collectives by names that torch is about to change; it would say so for each call.
-    warnings.filterwarnings("ignore", message=".torch.distributed", category=FutureWarning)
-    # An operation for inference that DeepSpeed would compile for a minute, and share under a name keyed by user.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=dict(config))
     return engine
 

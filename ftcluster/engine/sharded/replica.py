@@ -29,7 +29,7 @@ from ftcluster.engine.precision import Precision
 from ftcluster.engine.saved import OPTIMIZER
 from ftcluster.engine.sharded.division import Part, part_of
 from ftcluster.engine.sharded.dropout import Stream, drop_by_stream
-from ftcluster.engine.sharded.loading import BaseSource, check_sharded_isolation
+from ftcluster.engine.sharded.loading import BaseSource, check_sharded_isolation, settle_deepspeed
 from ftcluster.engine.sharded.partitioned import (
     MOMENTS,
     Through,
@@ -65,6 +65,7 @@ class Replica(LocalEngine):
         checkpointing: bool = False,
     ) -> None:
         """``config`` is DeepSpeed's, from ``settings.deepspeed_config``."""
+        settle_deepspeed()
         super().__init__(source.whole, precision, checkpointing=checkpointing)
         self._source, self._ranks, self._config = source, ranks, config
         self._stage = stage_of(config)

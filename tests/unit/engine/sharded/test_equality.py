@@ -255,6 +255,19 @@ def test_a_lora_trial_goes_on_from_two_ranks_at_stage_3_in_one_process_and_back(
     assert curve == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_closed_full_fine_tune_leaves_room_for_another_that_starts_fresh(two, tiny_qwen2, stage) -> None:
+    engine = two.engine(Making(tiny_qwen2, settings={"stage": stage}, own=NOTHING_KEPT))
+    curves = []
+    for _ in range(2):
+        engine.open(_opening(None))
+        curves.append(_train(engine, range(2)))
+        engine.close(0)
+    assert curves[0] == curves[1]
+    with pytest.raises(ValueError, match="slot 0 holds no trial"):
+        engine.evaluate(_batch(1, 3, 0))
+
+
 def test_several_adapters_share_one_sharded_base_and_do_not_meet(two, tiny_qwen2, tmp_path) -> None:
     engine = two.engine(Making(tiny_qwen2, torch.float64, {"stage": 3}, own=NOTHING_KEPT))
     engine.open(_opening(LORA, slot=5))
