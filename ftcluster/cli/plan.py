@@ -32,7 +32,8 @@ def plan(
         str | None, typer.Option("--gpu-memory", metavar="SIZE", help="Memory of each GPU, such as 80GiB.")
     ] = None,
     gpus: Annotated[
-        int | None, typer.Option("--gpus", min=1, max=4096, metavar="N", help="GPUs of a training; 1 unless said.")
+        int | None,
+        typer.Option("--gpus", min=1, max=4096, metavar="N", help="GPUs of a training; cluster.ranks unless said."),
     ] = None,
     stage: Annotated[
         int | None, typer.Option("--stage", min=0, max=3, help="Keep to this ZeRO stage.", show_default=False)
@@ -69,12 +70,9 @@ def plan(
     config = _composed(overrides or [], config_dir)
     from ftcluster.training.planning import Gpus, gpus_here, parse_memory, plan_memory
 
-    if gpu_memory is not None:
-        wanted = Gpus(gpus or 1, parse_memory(gpu_memory))
-    else:
-        here = gpus_here()
-        wanted = replace(here, count=gpus or 1)
-    found = plan_memory(config, wanted, stage, offload)
+    wanted = gpus_here() if gpu_memory is None else Gpus(0, parse_memory(gpu_memory))
+    wanted = replace(wanted, count=gpus or config.cluster.ranks)
+    found = plan_memory(config, wanted, stage, offload)  # type: ignore[arg-type]
     if as_json:
         print_json(_plain(found))
     else:

@@ -19,7 +19,17 @@ from ftcluster.engine.packed.bank import bucket_of
 from ftcluster.engine.precision import Precision
 from ftcluster.errors import ModelError, UsageError
 from ftcluster.models.base import skeleton
-from ftcluster.models.memory import Footprint, Layout, Numbers, Passes, Training, count, footprint, trials_beside
+from ftcluster.models.memory import (
+    Footprint,
+    Layout,
+    Numbers,
+    Offload,
+    Passes,
+    Training,
+    count,
+    footprint,
+    trials_beside,
+)
 from ftcluster.models.parallel import GPU_GIB, Choice, Wishes, choose, layouts, room, what_would_fit
 from ftcluster.models.size import adapter_parameters
 from ftcluster.models.targets import ALL_LINEAR
@@ -100,20 +110,37 @@ def gpus_here() -> Gpus:
     return Gpus(len(seen), int(smallest.total_memory), str(smallest.name))
 
 
-def wishes_of(config: RunConfig, gpus: int, stage: int | None = None, offload: str | None = None) -> Wishes:
-    """What a config asks for; activation checkpointing that is off may be switched on."""
+def wishes_of(config: RunConfig, gpus: int, stage: int | None = None, offload: Offload | None = None) -> Wishes:
+    """What a config asks for; what is said besides goes first.
+
+    Activation checkpointing that is off may be switched on, and what DeepSpeed was not told is left free.
+    """
     optim = config.optim
     rows = optim.micro_tokens // config.data.max_length if optim.micro_tokens else optim.micro_batch
     rows = max(1, min(rows, optim.batch_size))
+    told_stage, told_offload = _told(config) if gpus > 1 or config.engine.name == "deepspeed" else (None, None)
     return Wishes(
         rows=-(-rows // gpus),
-        stage=stage,
-        offload=offload,  # type: ignore[arg-type]
+        stage=told_stage if stage is None else stage,
+        offload=told_offload if offload is None else offload,
         checkpointing=True if config.engine.activation_checkpointing else None,
     )
 
 
-def plan_memory(config: RunConfig, gpus: Gpus, stage: int | None = None, offload: str | None = None) -> MemoryPlan:
+def _told(config: RunConfig) -> tuple[int | None, Offload | None]:
+    """Stage and offload as far as the config names them."""
+    engine = config.engine
+    stage = engine.stage if engine.stage >= 0 else None
+    if stage in (1, 2) and config.adapter.kind != "none":
+        stage = 0  # there is nothing of an adapter that these two would shard
+    if engine.offload_parameters not in ("", "none"):
+        return stage, "parameters"
+    if engine.offload_optimizer not in ("", "none"):
+        return stage, "optimizer"
+    return stage, "none" if engine.offload_optimizer == engine.offload_parameters == "none" else None
+
+
+def plan_memory(config: RunConfig, gpus: Gpus, stage: int | None = None, offload: Offload | None = None) -> MemoryPlan:
     """Predict what a config takes on these GPUs, and choose the cheapest way that fits.
 
     Raises:
@@ -232,7 +259,24 @@ def _settings(config: RunConfig, layout: Layout, step: Pass) -> list[str]:
         words.append(f"optim.micro_batch={step.micro_batch}")
     if layout.checkpointing and not config.engine.activation_checkpointing:
         words.append("engine.activation_checkpointing=true")
-    return words
+    wanted = _sharding(config, layout) if layout.sharded else {}
+    return words + [f"{word}={value}" for word, (value, now) in wanted.items() if value != now]
+
+
+def _sharding(config: RunConfig, layout: Layout) -> dict[str, tuple[object, object]]:
+    """Words about DeepSpeed: what is wanted, and what the config says."""
+    engine = config.engine
+    wanted: dict[str, tuple[object, object]] = {
+        "cluster.ranks": (layout.gpus, config.cluster.ranks),
+        "engine.stage": (layout.stage, engine.stage),
+    }
+    if layout.gpus == 1:
+        wanted["engine.name"] = ("deepspeed", engine.name)
+    if layout.offload != "none" and config.adapter.kind == "none":
+        wanted["engine.offload_optimizer"] = ("cpu", engine.offload_optimizer)
+    if layout.offload == "parameters":
+        wanted["engine.offload_parameters"] = ("cpu", engine.offload_parameters)
+    return wanted
 
 
 def _alternatives(config: RunConfig, training: Training, gpus: Gpus, wishes: Wishes) -> list[str]:

@@ -15,8 +15,9 @@ from ftcluster.config.compose import compose
 from ftcluster.engine.packed.bank import Bank, Site
 from ftcluster.errors import UsageError
 from ftcluster.models.base import skeleton
+from ftcluster.models.memory import Layout
 from ftcluster.models.targets import linear_layers, weight_of
-from ftcluster.training.planning import parse_memory, training_of, wishes_of
+from ftcluster.training.planning import _settings, _step, parse_memory, training_of, wishes_of
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
@@ -73,7 +74,7 @@ def test_json_has_every_candidate_with_its_bytes(model: Path, capsys: pytest.Cap
     assert chosen["bytes"]["on_gpu"] <= 0.95 * 8 * 2**30 - 2**30
     assert found["step"]["micro_batch"] * found["step"]["passes"] == 16
     assert (chosen["stage"], chosen["checkpointing"], chosen["rows"]) == (2, True, 4)
-    assert found["settings"] == ["engine.activation_checkpointing=true"]
+    assert found["settings"] == ["engine.activation_checkpointing=true", "cluster.ranks=4", "engine.stage=2"]
     assert found["trials_beside"] is None
 
 
@@ -108,6 +109,31 @@ def test_without_a_gpu_it_says_which_sizes_would_do(model: Path, capsys: pytest.
     assert "There is no GPU here. What a GPU of each size would do, up from the first that will:" in text
     assert "8 GiB  one GPU on its own" in text
     assert "fits" not in text
+
+
+def test_what_the_config_tells_deepspeed_is_kept_to_and_not_said_again(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ("adapter=none", "cluster.ranks=2", "engine.stage=3", "engine.offload_optimizer=cpu")
+    found = planned(capsys, model, *told, "--gpu-memory", "80GiB")
+    assert (found["chosen"]["gpus"], found["chosen"]["stage"], found["chosen"]["offload"]) == (2, 3, "optimizer")
+    assert not any(word.startswith(("cluster.", "engine.stage", "engine.off")) for word in found["settings"])
+
+
+def test_words_that_offload_are_those_of_the_config() -> None:
+    base = ["experiment=lora_sft", "model.path=/m"]
+    for adapter, expected in (("none", ["optimizer", "parameters"]), ("lora", ["parameters"])):
+        config = compose([*base, f"adapter={adapter}"])
+        layout = Layout(1, 3, "parameters", False, 16)
+        assert _settings(config, layout, _step(config, layout)) == [
+            "engine.stage=3",
+            "engine.name=deepspeed",
+            *(f"engine.offload_{what}=cpu" for what in expected),
+        ]
+        said = compose([*base, f"adapter={adapter}", "engine.offload_parameters=cpu", "engine.stage=2"])
+        stage = 2 if adapter == "none" else 0
+        assert (wishes_of(said, 2).stage, wishes_of(said, 2).offload) == (stage, "parameters")
+        assert wishes_of(said, 1).stage is None, "on one GPU there is no DeepSpeed unless it is named"
 
 
 def test_a_memory_is_a_number_and_a_unit() -> None:

@@ -15,7 +15,7 @@ class SimpleHost:
     """A host without a process."""
 
     def __init__(self, number: int) -> None:
-        self.number, self.killed = number, False
+        self.number, self.killed, self.broken = number, False, False
 
     def placed(self) -> str:
         return f"placed {self.number}"
@@ -160,3 +160,12 @@ def test_a_host_whose_trials_ended_while_it_refused_another_is_free() -> None:
         hosts.give_back(host)
         hosts.refused(host)
         assert hosts.take() is host
+
+
+def test_a_host_without_one_of_its_ranks_is_ended_so_that_its_jobs_tell_of_it() -> None:
+    cluster = SimpleCluster(2)
+    with pool(cluster, most=8, places=1) as hosts:
+        hosts.wait([], 0)
+        cluster.started[1].broken = True
+        hosts.wait(["a job"], 0)
+        assert [host.killed for host in cluster.started] == [False, True]
