@@ -66,19 +66,19 @@ def peak(work: Callable[[], object], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         work()
         return int(torch.cuda.max_memory_allocated(device) - before)
-    counting = _Counting()
+    counting = Counting()
     with counting:
         work()
     return counting.most
 
 
-class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages that operations make, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.most: int = 0
-        self._now: int = 0
+        self.now: int = 0
         self._known: dict[int, object] = {}
 
     def __torch_dispatch__(
@@ -95,13 +95,13 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
             key = storage._cdata
             if key not in given and key not in self._known:
                 self._known[key] = weakref.finalize(storage, self._freed, key, storage.nbytes())
-                self._now += storage.nbytes()
-                self.most = max(self.most, self._now)
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
         return made
 
     def _freed(self, key: int, size: int) -> None:
         del self._known[key]
-        self._now -= size
+        self.now -= size
 
 
 def _storages(values: Any) -> list[torch.UntypedStorage]:

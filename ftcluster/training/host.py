@@ -24,7 +24,7 @@ from ftcluster.training.sharding import free_port, serve
 from ftcluster.training.worker import Job, Outcome, Worker
 
 _BUDGET = 1024  # tokens of a pass that trials share on a CPU: larger ones fall out of its caches
-_BUDGET_CUDA = 8192
+BUDGET_CUDA = 8192
 
 
 @dataclass(eq=False)
@@ -46,7 +46,7 @@ class HostWorker:
         """``gpus=False``: a host that reserved none, on a node that may have some for others."""
         self._worker = Worker(threads, gpus=gpus)
         self._threads, self._gpus = threads, gpus
-        self._budget = _BUDGET_CUDA if gpus else _BUDGET
+        self._budget = BUDGET_CUDA if gpus else _BUDGET
         self._admission = Admission(self._worker.bench, self._budget)
         self._inbox: queue.SimpleQueue[_Stretch] = queue.SimpleQueue()
         self._here: dict[_Stretch, None] = {}  # taken in and not ended yet

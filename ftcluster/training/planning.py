@@ -34,7 +34,7 @@ from ftcluster.models.parallel import GPU_GIB, Choice, Wishes, choose, layouts, 
 from ftcluster.models.size import adapter_parameters
 from ftcluster.models.targets import ALL_LINEAR
 from ftcluster.training.bench import adapter_settings, packs
-from ftcluster.training.host import _BUDGET_CUDA
+from ftcluster.training.host import BUDGET_CUDA
 from ftcluster.training.rehearsal import Style, rehearse
 
 _MEMORY = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*([KMGT])(i?)B\s*$", re.IGNORECASE)
@@ -303,5 +303,5 @@ def _sizes(training: Training, gpus: int, wishes: Wishes) -> list[tuple[int, Cho
 def _beside(config: RunConfig, training: Training, gpus: Gpus, layout: Layout) -> int | None:
     if not training.adapter or not gpus.memory or not packs(config):
         return None
-    tokens = max(layout.rows * training.length, _BUDGET_CUDA)  # a host fills its shared passes up to that
+    tokens = max(layout.rows * training.length, BUDGET_CUDA)  # a host fills its shared passes up to that
     return trials_beside(training, room(gpus.memory), tokens, checkpointing=layout.checkpointing)

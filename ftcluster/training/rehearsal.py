@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ftcluster.contracts.ports import AdapterSettings
-from ftcluster.engine.memory import _Counting
+from ftcluster.engine.memory import Counting
 from ftcluster.engine.packed.bank import Bank, Site, bucket_of
 from ftcluster.engine.packed.layer import PackedLinear
 from ftcluster.engine.packed.route import Pass, Route, Segment
@@ -129,17 +129,17 @@ class _Stage:
 
     def act(self, documents: int) -> _Taken:
         """A forward and a backward pass."""
-        counting, after = _Counting(), []
+        counting, after = Counting(), []
         with self._made.inside() as model, attending_by_document(model), ExitStack() as hooks:
             for layer in decoder_layers(model):
-                note = layer.register_forward_hook(lambda *_: after.append(counting._now))
+                note = layer.register_forward_hook(lambda *_: after.append(counting.now))
                 hooks.callback(note.remove)
             with counting:
                 hidden = self._forward(documents)
                 hooks.close()  # layers that are computed again must not tell twice
                 end = hidden.sum()
                 del hidden  # whether it is kept is the head's business
-                kept = counting._now
+                kept = counting.now
                 end.backward()  # type: ignore[no-untyped-call]
                 return _Taken(tuple(after), kept, counting.most)
 
