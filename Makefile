@@ -39,7 +39,7 @@ format: install-dev ## formats the code and repairs what the linter can
 	@$(BIN)/ruff check --fix .
 
 chaos: install-dev ## tests that kill processes, and those that install or run everything
-	@$(RUN_PYTEST) -m "(chaos or whole) and not gpu" $(PYTEST)
+	@$(RUN_PYTEST) $(PARALLEL) -m "(chaos or whole) and not gpu" $(PYTEST)
 
 bench: install-dev ## each benchmark prints a ratio against a peer and how it was made
 	@for benchmark in benchmarks/*_vs_*.py; do $(BIN)/python $$benchmark || exit 1; done

@@ -11,7 +11,7 @@ import pytest
 import torch
 from sharded_group import Group, Making, RemoteEngine
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.whole  # the whole suite once more, in several processes
 
 
 def _laws() -> ModuleType:

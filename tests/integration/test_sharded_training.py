@@ -140,6 +140,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.whole
 def test_a_sweep_over_hosts_of_two_ranks_equals_the_runs_alone(world: Path, tmp_path: Path) -> None:
     base = [*WORDS, f"model.path={world / 'model'}", f"data.train=[{world / 'rows.jsonl'}]"]
     base += ["cluster.ranks=2", "engine=zero3"]

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ftcluster.contracts.batch import Batch, LossSums
-from ftcluster.contracts.ports import TrialOpening
+from ftcluster.contracts.ports import AdapterSettings, TrialOpening
 from ftcluster.engine.local import LocalEngine, _Trial
 from ftcluster.engine.precision import Precision
 from ftcluster.engine.saved import OPTIMIZER
@@ -46,7 +46,9 @@ from ftcluster.engine.sharded.partitioned import (
 from ftcluster.engine.sharded.ranks import Ranks
 from ftcluster.engine.sharded.settings import stage_of
 from ftcluster.engine.sharded.writing import Writer
-from ftcluster.errors import UsageError
+from ftcluster.errors import ModelError, UsageError
+from ftcluster.models import adapters
+from ftcluster.models.attention import attending_by_document
 from ftcluster.models.base import Base
 
 _BUCKET = 1 << 26  # elements of one reduction of gradients
@@ -82,8 +84,20 @@ class Replica(LocalEngine):
         base = self._source.sharded(self._config)
         zero = {key: value for key, value in self._config["zero_optimization"].items() if key != "offload_optimizer"}
         run_by_deepspeed(base.model, {**self._config, "zero_optimization": zero})
+        self._learn_order(base)
         check_sharded_isolation(base)
         return base
+
+    def _learn_order(self, base: Base) -> None:
+        """Two passes of an adapter for nothing, before any without gradients; see ``_warm_up``."""
+        parameters = adapters.attach(base, "first", AdapterSettings(rank=1, alpha=1.0), seed=0)
+        adapters.activate(base, "first")
+        for _ in range(2):
+            with attending_by_document(base.model):
+                losses_N, *_ = self._losses(base, _one_token(0))
+            losses_N.sum().backward()  # type: ignore[no-untyped-call]
+        parameters.clear()
+        adapters.detach(base, "first")
 
     def open(self, trial: TrialOpening) -> None:
         if trial.adapter is None and self._stage > 0:
@@ -109,9 +123,26 @@ class Replica(LocalEngine):
             parameter.requires_grad_(True)
         made = _Trial(trial, base, parameters)
         engine = run_by_deepspeed(base.model, self._config, made.optimizer)
-        check_sharded_isolation(base)
         made.base = replace(base, model=Through(engine))
         self._trials[trial.slot], self._engines[trial.slot] = made, engine
+        try:
+            self._warm_up(trial.slot)
+            check_sharded_isolation(base)
+        except ModelError:
+            self.close(trial.slot)
+            raise
+
+    def _warm_up(self, slot: int) -> None:
+        """Steps with a rate and gradients of zero, after which there are moments, and all memory of a step was had.
+
+        They come before any pass without gradients: at stage 3 DeepSpeed learns here in which order weights are
+        wanted, and one that learnt it from such a pass fetches them one by one ever after.
+        """
+        batch = _one_token(slot)
+        for _ in range(2):
+            self._pass(Part(batch, (), batch.positions_T), slot, float("inf"), (0, 0), batch)
+            self.step(slot, 0.0)
+        set_steps(self._trials[slot].optimizer, 0)
 
     def close(self, slot: int) -> None:
         engine = self._engines.pop(slot, None)
@@ -237,18 +268,14 @@ class Replica(LocalEngine):
             super().load(slot, folder)
             return
         trial, device = self._trials[slot], self._ranks.device
-        if not trial.optimizer.state:
-            self._make_state(slot)
         fill_weights(trial.parameters, folder, device)
         fill_moments(trial.parameters, folder / OPTIMIZER, device)
         set_steps(trial.optimizer, saved_steps(folder / OPTIMIZER))
 
-    def _make_state(self, slot: int) -> None:
-        """Moments come to be in a first step; this one has a rate and gradients of zero."""
-        one = torch.zeros(1, dtype=torch.int64)
-        batch = Batch(one, one, torch.ones(1), one, (1,), (slot,))
-        self._pass(Part(batch, (), one), slot, float("inf"), (0, 0), batch)
-        self.step(slot, 0.0)
+
+def _one_token(slot: int) -> Batch:
+    one = torch.zeros(1, dtype=torch.int64)
+    return Batch(one, one, torch.ones(1), one, (1,), (slot,))
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
