@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,8 +78,18 @@ def load_base(
 
 def save_model(base: Base, folder: Path) -> None:
     """Write the model as a Hugging Face folder of safetensors, without its tokenizer."""
+    quieten_deepspeed()  # transformers imports it here, where it is installed
     with without_bars():
         base.model.save_pretrained(folder)
+
+
+def quieten_deepspeed() -> None:
+    """Let DeepSpeed tell of errors only; as it is imported it says what it found and chose, in every process."""
+    logging.getLogger("DeepSpeed").addFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 @contextmanager

@@ -7,7 +7,6 @@ others   serve(seat): build a replica of what rank 0 names, follow it until it n
 from __future__ import annotations
 
 import json
-import logging
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from ftcluster.engine.precision import Precision, choose_device, choose_precisio
 from ftcluster.engine.sharded.engine import ShardedEngine
 from ftcluster.engine.sharded.ranks import Ranks, Seat, rank_environment
 from ftcluster.engine.sharded.settings import ShardedSettings, deepspeed_config, read_own
+from ftcluster.models.base import quieten_deepspeed
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,7 @@ def serve(seat: Seat, kind: str) -> None:
 
 
 def _replica(sharding: Sharding, ranks: Ranks) -> Any:
-    # It says what it found and built, several times.
-    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+    quieten_deepspeed()
     # These need DeepSpeed.
     from ftcluster.engine.sharded.loading import BaseSource
     from ftcluster.engine.sharded.replica import Replica
