@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.whole
 
 # Its own process: Ray keeps settings for the life of one, and other tests need others. The second node has no GPU.
 CLUSTER = """

@@ -20,7 +20,7 @@ from ftcluster.ledger.store import Ledger
 from ftcluster.models.tiny import create_tiny_model
 from ftcluster.tracking.history import read_metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.whole
 pytest.importorskip("deepspeed", reason="sharded trials need DeepSpeed")
 
 WORDS = [
@@ -140,7 +140,6 @@ sys.exit(main())
 """
 
 
-@pytest.mark.whole
 def test_a_sweep_over_hosts_of_two_ranks_equals_the_runs_alone(world: Path, tmp_path: Path) -> None:
     base = [*WORDS, f"model.path={world / 'model'}", f"data.train=[{world / 'rows.jsonl'}]"]
     base += ["cluster.ranks=2", "engine=zero3"]

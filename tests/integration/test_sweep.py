@@ -187,6 +187,7 @@ def test_survivors_are_the_best_at_each_rung(undisturbed: tuple[Path, Table]) ->
     assert at_rung[1][0][1] == next(name for name, (state, *_) in table.items() if state == "finished")
 
 
+@pytest.mark.chaos
 def test_where_memory_is_short_trials_wait_and_nothing_else_changes(
     world: Path, tmp_path: Path, undisturbed: tuple[Path, Table]
 ) -> None:
