@@ -12,12 +12,8 @@ last line is one JSON object; ``ratio`` is ftcluster's real tokens/s over the pe
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -29,38 +25,22 @@ from transformers.utils import logging as transformers_logging
 from ftcluster.data.prepared.batches import Loader
 
 sys.path.insert(0, str(Path(__file__).parent))
-from trainer_peer import ALPHA, BATCH, CLIP, LR, RANK, SEED, Curve, Setting, run_ftcluster, set_up
+from trainer_peer import ALPHA, BATCH, CLIP, LR, RANK, SEED, Curve, Setting, compare, run_ftcluster, words
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "gsm8k_train.jsonl"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=Path, default=SHARED if SHARED.exists() else None, help="default: gsm8k")
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--vocabulary", type=int, default=4096)
+    parser = words(__doc__, steps=30, rows=SHARED if SHARED.exists() else None)
     parser.add_argument("--micro-tokens", type=int, default=2048)
-    parser.add_argument("--fp64", action="store_true", help="also compare loss curves in double precision")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     transformers_logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as folder:
-        setting = set_up(Path(folder), options.rows, options.hidden, options.layers, options.vocabulary, options.steps)
-        report = measure(setting, options.rounds, options.micro_tokens)
-        if options.fp64:
-            report["largest_loss_difference_fp64"] = difference(setting, options.micro_tokens)
-    report |= {
-        "steps": options.steps,
-        "threads": options.threads,
-        "data": options.rows.name if options.rows else "generated",
-        "cpu": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-    }
-    print(json.dumps(report))
+    tokens = options.micro_tokens
+    compare(
+        options,
+        lambda setting: measure(setting, options.rounds, tokens),
+        lambda setting: difference(setting, tokens),
+    )
 
 
 def measure(setting: Setting, rounds: int, micro_tokens: int) -> dict[str, object]:

@@ -12,46 +12,20 @@ too. The last line is one JSON object; ``ratio`` is ftcluster's steps/s over the
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from trainer_peer import Curve, Setting, run_ftcluster, run_trainer, set_up
+from trainer_peer import Curve, Setting, compare, run_ftcluster, run_trainer, words
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=Path, help="question/answer JSONL; default: sentences made on the spot")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--vocabulary", type=int, default=4096)
-    parser.add_argument("--fp64", action="store_true", help="also compare loss curves in double precision")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        setting = set_up(Path(folder), options.rows, options.hidden, options.layers, options.vocabulary, options.steps)
-        report = measure(setting, options.rounds)
-        if options.fp64:
-            report["largest_loss_difference_fp64"] = difference(setting)
-    report |= {
-        "steps": options.steps,
-        "threads": options.threads,
-        "data": options.rows.name if options.rows else "generated",
-        "cpu": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-    }
-    print(json.dumps(report))
+    options = words(__doc__, steps=60).parse_args()
+    compare(options, lambda setting: measure(setting, options.rounds), difference)
 
 
 def measure(setting: Setting, rounds: int) -> dict[str, object]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import platform
 import random
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +53,43 @@ class Curve:
     losses: list[float]
     steps_per_s: float
     tokens: int
+
+
+def words(text: str | None, *, steps: int, rows: Path | None = None) -> argparse.ArgumentParser:
+    """What both comparisons may be told; ``text`` is for their help."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = rows.name if rows else "sentences made on the spot"
+    parser.add_argument("--rows", type=Path, default=rows, help=f"question/answer JSONL; default: {default}")
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--vocabulary", type=int, default=4096)
+    parser.add_argument("--fp64", action="store_true", help="also compare loss curves in double precision")
+    return parser
+
+
+def compare(
+    options: argparse.Namespace,
+    measure: Callable[[Setting], dict[str, object]],
+    difference: Callable[[Setting], float],
+) -> None:
+    """Set up what the options say, measure, and print the report with the circumstances it was made in."""
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        setting = set_up(Path(folder), options.rows, options.hidden, options.layers, options.vocabulary, options.steps)
+        report = measure(setting)
+        if options.fp64:
+            report["largest_loss_difference_fp64"] = difference(setting)
+    report |= {
+        "steps": options.steps,
+        "threads": options.threads,
+        "data": options.rows.name if options.rows else "generated",
+        "cpu": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+    }
+    print(json.dumps(report))
 
 
 def set_up(folder: Path, rows: Path | None, hidden: int, layers: int, vocabulary: int, steps: int) -> Setting:

@@ -71,4 +71,5 @@ Columns = Annotated[
     list[str] | None,
     typer.Option("--column", metavar="FIELD=COLUMN", help="A field under another name in the files; may be repeated."),
 ]
+OutFile = Annotated[Path, typer.Option("--to", metavar="OUT.jsonl", help="The file to write.", dir_okay=False)]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]

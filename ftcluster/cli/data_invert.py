@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ftcluster.cli.arguments import Columns, DataFiles, DataFormat, Force, Json
+from ftcluster.cli.arguments import Columns, DataFiles, DataFormat, Force, Json, OutFile
 from ftcluster.cli.data_files import open_files, show_dropped, tell_next
 from ftcluster.cli.output import console, notices, print_json
 from ftcluster.cli.progress import Bar
@@ -17,7 +16,7 @@ from ftcluster.cli.progress import Bar
 
 def invert(
     files: DataFiles,
-    to: Annotated[Path, typer.Option("--to", metavar="OUT.jsonl", help="The file to write.", dir_okay=False)],
+    to: OutFile,
     url: Annotated[str, typer.Option(help="Of an OpenAI-compatible API, such as http://localhost:8000/v1.")],
     model: Annotated[str, typer.Option(help="The model there.")],
     prompt: Annotated[

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ftcluster.cli.arguments import Columns, DataFiles, DataFormat, Force, Json
+from ftcluster.cli.arguments import Columns, DataFiles, DataFormat, Force, Json, OutFile
 from ftcluster.cli.data_files import open_files, show_dropped, tell_next
 from ftcluster.cli.output import console, print_json
 from ftcluster.cli.progress import RowsBar
@@ -15,7 +14,7 @@ from ftcluster.cli.progress import RowsBar
 
 def sample(
     files: DataFiles,
-    to: Annotated[Path, typer.Option("--to", metavar="OUT.jsonl", help="The file to write.", dir_okay=False)],
+    to: OutFile,
     share: Annotated[float, typer.Option(help="Share of the rows, such as 0.01.")] = 0.01,
     format: DataFormat = "auto",
     columns: Columns = None,

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment
 from markupsafe import Markup
 
 from ftcluster import __version__
@@ -23,6 +23,7 @@ from ftcluster.comparison.answers import Question, questions
 from ftcluster.comparison.findings import Comparison, Contender, score_text, short_names, value_text
 from ftcluster.comparison.verdict import amount, percent, sentences
 from ftcluster.contracts.folder import write_atomically
+from ftcluster.pages import page_environment
 from ftcluster.units import format_seconds
 
 _MOST_CONFIGS = 12  # contenders whose configs are laid beside each other
@@ -71,13 +72,6 @@ def page(comparison: Comparison) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("ftcluster.comparison"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     filters: dict[str, Callable[..., Any]] = {
         "score": score_text,
         "value": value_text,
@@ -85,16 +79,7 @@ def _environment() -> Environment:
         "duration": format_seconds,
         "amount": lambda value, kind: amount(kind, value),
     }
-    environment.filters |= filters
-    environment.globals["asset"] = lambda name: Markup(_asset(name))
-    return environment
-
-
-def _asset(name: str) -> str:
-    """A style sheet or script of ours, as it stands."""
-    loader = _environment().loader
-    assert loader is not None
-    return loader.get_source(_environment(), name)[0]
+    return page_environment("ftcluster.comparison", filters)
 
 
 def _figures(comparison: Comparison) -> dict[str, plots.Figure]:

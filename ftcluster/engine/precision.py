@@ -16,6 +16,11 @@ class Precision:
     weights: torch.dtype
     autocast: torch.dtype | None = None
 
+    @property
+    def name(self) -> str:
+        """As a config says it."""
+        return "bf16" if self.autocast else {torch.float32: "fp32", torch.float64: "fp64"}[self.weights]
+
 
 def choose_device(wanted: str) -> torch.device:
     """``auto`` is CUDA where torch sees it.
@@ -39,6 +44,11 @@ def choose_precision(wanted: str, device: torch.device, *, full: bool) -> Precis
     if wanted == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         wanted = "bf16" if native else "fp32"
+    return precision_of(wanted, full=full)
+
+
+def precision_of(wanted: str, *, full: bool) -> Precision:
+    """Of ``bf16``, ``fp32`` or ``fp64``, on any device."""
     if wanted == "bf16":
         return Precision(torch.float32 if full else torch.bfloat16, torch.bfloat16)
     return Precision({"fp32": torch.float32, "fp64": torch.float64}[wanted])

@@ -12,8 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
+from jinja2 import Environment
 
 from ftcluster import __version__
 from ftcluster.config.schema import DataConfig
@@ -22,6 +21,7 @@ from ftcluster.contracts.folder import write_atomically
 from ftcluster.data.audit.findings import FINDINGS, Counted, Judgement, count, percent
 from ftcluster.data.audit.summary import rows_line
 from ftcluster.data.prepared.report import Report
+from ftcluster.pages import page_environment
 
 _LANGUAGES = 12  # shown
 _SIGNS = {"refused": "✗", "warning": "!", "found": "·", "none": "✓"}
@@ -80,23 +80,7 @@ def render(report: Report, judgements: Sequence[Judgement], page: Page) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("ftcluster.data.audit"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = percent
-    environment.globals["asset"] = lambda name: Markup(_asset(name))
-    return environment
-
-
-def _asset(name: str) -> str:
-    """A style sheet of ours, as it stands."""
-    loader = _environment().loader
-    assert loader is not None
-    return loader.get_source(_environment(), name)[0]
+    return page_environment("ftcluster.data.audit", {"percent": percent})
 
 
 def _verdict(judgements: Sequence[Judgement]) -> dict[str, str]:

@@ -7,13 +7,14 @@ so the next writer removes what has none.
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from ftcluster.contracts.folder import to_disk
 
 _LOCK = ".writing"
 
@@ -26,11 +27,11 @@ def written_aside(folder: Path) -> Iterator[Path]:
     try:
         yield scratch
         for file in scratch.iterdir():
-            _to_disk(file)
+            to_disk(file)
         scratch.chmod(0o755)  # a temporary folder is private; the store may be a team's
         _move(scratch, folder)
         (folder / _LOCK).unlink(missing_ok=True)
-        _to_disk(folder.parent)
+        to_disk(folder.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         lock.close()
@@ -58,14 +59,6 @@ def _locked_folder(folder: Path) -> tuple[Path, BinaryIO]:
         if (scratch / _LOCK).exists():  # else it was taken for abandoned before it was locked
             return scratch, lock
         lock.close()
-
-
-def _to_disk(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _move(scratch: Path, folder: Path) -> None:
