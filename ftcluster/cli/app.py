@@ -38,6 +38,9 @@ VERBS: dict[str, Verb] = {
     "ui": Verb("ftcluster.cli.ui:ui", "Open the MLflow pages of the embedded store.", _USE),
     "demo": Verb("ftcluster.cli.demo:demo", "See all of it work on a tiny model, in minutes, without a GPU.", _SETUP),
     "config": Verb("ftcluster.cli.config:app", "Show what can be configured, and check a file before it runs.", _SETUP),
+    "submit": Verb(
+        "ftcluster.cli.submit:submit", "Run any verb as a job on a cluster, and follow what it says.", _SETUP
+    ),
     "doctor": Verb("ftcluster.cli.doctor:doctor", "Check this machine: versions, GPUs, disk, MLflow, Ray.", _SETUP),
     "cluster": Verb(
         "ftcluster.cli.cluster:cluster", "Show nodes and GPUs, what is wrong with them and what runs.", _SETUP

@@ -48,6 +48,15 @@ def complete_data_file(incomplete: str) -> list[tuple[str, str]]:
     return _paths(incomplete, lambda path: bool(kind_of(path)), "data file")
 
 
+def complete_command(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """A verb, and behind it what most verbs take: sweeps behind ``sweep``, override words."""
+    from ftcluster.cli.app import VERBS
+
+    if not (before := ctx.params.get("command")):
+        return [(name, verb.summary) for name, verb in VERBS.items() if name.startswith(incomplete)]
+    return [*(complete_sweep(incomplete) if before[0] == "sweep" else ()), *complete_override(incomplete)]
+
+
 def complete_format(incomplete: str) -> list[str]:
     """Formats of data files."""
     from ftcluster.config.checks import CHOICES

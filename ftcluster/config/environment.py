@@ -4,6 +4,7 @@
     FTCLUSTER_DEBUG       1: tracebacks instead of one-line errors, like --debug
     FTCLUSTER_GPU_PROBE   a file with made-up GPUs to see instead of the machine's own, for tests and dry runs
     RAY_ADDRESS           a Ray cluster to use instead of an embedded one
+    RAY_API_SERVER_ADDRESS  the dashboard that jobs are sent to; else RAY_ADDRESS, where that is one
     MLFLOW_TRACKING_URI   an MLflow server or database instead of the embedded one
     CUDA_VISIBLE_DEVICES  the GPUs this process may use; Ray sets it for each of its workers
 
@@ -35,6 +36,13 @@ def debug_wanted() -> bool:
 def ray_address(configured: str = "") -> str:
     """The Ray cluster to use; empty: an embedded one."""
     return configured or os.environ.get("RAY_ADDRESS", "")
+
+
+def jobs_address(named: str = "") -> str:
+    """The dashboard that jobs are sent to: as named, as a variable says, or this machine's."""
+    from_ray = os.environ.get("RAY_ADDRESS", "")
+    shared = from_ray if from_ray.startswith(("http://", "https://")) else ""
+    return named or os.environ.get("RAY_API_SERVER_ADDRESS", "") or shared or "http://127.0.0.1:8265"
 
 
 def keep_ray_local() -> None:
@@ -107,8 +115,3 @@ def _shipped(name: str) -> Path:
 def set_for_libraries(values: Mapping[str, str]) -> None:
     """Variables that a library reads when it is imported."""
     os.environ.update(values)
-
-
-def of_child(values: Mapping[str, str]) -> dict[str, str]:
-    """What a process started from this one gets: everything this one has, and these."""
-    return {**os.environ, **values}
