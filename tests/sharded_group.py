@@ -10,6 +10,7 @@ import os
 import pickle
 import signal
 import socket
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,10 +69,10 @@ class Group:
         """All engines made so far."""
         self.ask("forget")
 
-    def ask(self, order: str, *arguments: Any) -> Any:
+    def ask(self, order: str, *arguments: Any, patience: float = _PATIENCE) -> Any:
         """Have rank 0 lead an order; errors are raised here."""
         _send(self._leader, (order, arguments))
-        if not self._leader.poll(_PATIENCE):
+        if not self._leader.poll(patience):
             raise TimeoutError("the group hangs")
         kind, value = _receive(self._leader)
         if kind == "error":
@@ -169,6 +170,36 @@ class Replicas:
         if wait:
             self.ranks.total(torch.zeros(1))
 
+    def limit(self, seconds: float, stacks: Path | None = None) -> None:
+        """How long ranks may wait for one another in the orders that follow, and where they leave their stacks."""
+        self.ranks.limit(seconds)
+        self.ranks.stacks = stacks
+
+    def freeze(self, rank: int) -> None:
+        """Neither dead nor alive."""
+        if self.ranks.rank == rank:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        self.ranks.total(torch.zeros(1))
+
+    def sleep(self, rank: int, seconds: float) -> None:
+        """One rank comes late."""
+        if self.ranks.rank == rank:
+            time.sleep(seconds)
+        self.ranks.total(torch.zeros(1))
+
+    def sleep_at_the_end(self, rank: int, seconds: float) -> None:
+        """With nothing to wait for but the agreement."""
+        if self.ranks.rank == rank:
+            time.sleep(seconds)
+
+    def slow_down(self, rank: int, number: int, slot: int, seconds: float) -> None:
+        """From now on, this rank needs longer for each layer of a trial's model; what was before is forgotten."""
+        self.ranks.assemble()
+        if self.ranks.rank == rank:
+            model = self.by_number[number]._trials[slot].base.model
+            for layer in model.base_model.layers:
+                layer.register_forward_pre_hook(lambda *_: time.sleep(seconds))
+
     def die(self, rank: int) -> None:
         if self.ranks.rank == rank:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -186,6 +217,10 @@ class _Leading:
 
     def __init__(self, replicas: Replicas, number: int) -> None:
         self._replicas, self._number = replicas, number
+
+    @property
+    def hosts(self) -> Any:
+        return self._replicas.ranks.hosts
 
     def lead(self, _: Any, order: str, *arguments: Any) -> Any:
         return self._replicas.ranks.lead(self._replicas, f"{order}:{self._number}", *arguments)

@@ -64,6 +64,9 @@ def plan(
     rows in a pass (optim.micro_batch), shorter rows (data.max_length) or engine.activation_checkpointing=true make
     them smaller. Offload keeps a part in main memory, which is slow. The cheapest way that fits is chosen, in the
     order: no offload, passes that keep a GPU busy, a stage below 3, no checkpointing, larger passes.
+
+    Where earlier trainings of this home on such a device measured what they took, all bytes are multiplied by what
+    that was over what was predicted of them. The exit code is 2 where nothing fits.
     """
     if offload not in (None, "none", "optimizer", "parameters"):
         raise UsageError(f"--offload {offload} does not exist", remedy="choose none, optimizer or parameters")
@@ -77,6 +80,8 @@ def plan(
         print_json(_plain(found))
     else:
         _show(found)
+    if not (found.chosen or found.sizes):  # a script must not go on
+        raise typer.Exit(UsageError.exit_code)
 
 
 def _composed(overrides: list[str], config_dir: Path | None) -> RunConfig:
@@ -91,6 +96,8 @@ def _composed(overrides: list[str], config_dir: Path | None) -> RunConfig:
 
 
 def _show(found: MemoryPlan) -> None:
+    from ftcluster.training.memory_record import calibrated
+
     numbers, out = found.numbers, console()
     trains = f"an adapter of {format_count(found.trained)}" if found.adapter else "all of them"
     out.print(f"[bold]{escape(found.model)}[/bold]: {format_count(numbers.total)} parameters, trains {trains}")
@@ -103,6 +110,8 @@ def _show(found: MemoryPlan) -> None:
     shown = [kind for kind in _KINDS if any(getattr(each.bytes, kind) for each in found.candidates)]
     columns = ["GPUs", "stage", "offload", *shown, "at most", "in RAM", *(["fits"] if found.gpus.memory else [])]
     table(columns, [_line(found, each, shown, size) for each in found.candidates], title=title)
+    if found.calibration.runs:
+        out.print(f"{calibrated(found.calibration)}; all bytes are multiplied by that", style="dim")
     out.print()
     _tell_sizes(found)
     _tell_choice(found)

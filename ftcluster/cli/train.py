@@ -61,7 +61,7 @@ def train(
     with TrainingBar() as bar:
         provide(config, notices().print, bar.observe)
     with RowsBar("preparing data") as preparing:
-        ready = get_ready(config, preparing.update)
+        ready = get_ready(config, preparing.update, begun=resume is not None)
     tell_data(ready.report, config.data)
     tell_engine(config)
     if dry_run:
@@ -73,7 +73,12 @@ def train(
         notices().print(f"[bold]{row.name}[/bold]: {ready.plan.total} steps, trains {size_of(config)}; {row.folder}")
         with TrainingBar() as training:
             result = run_training(
-                row, ready, ledger, lambda progress: training.observe(progress, ready.plan.total), take_over=take_over
+                row,
+                ready,
+                ledger,
+                lambda progress: training.observe(progress, ready.plan.total),
+                take_over=take_over,
+                tell=lambda text: notices().print(f"warning: {text}", markup=False, soft_wrap=True),
             )
     _tell(result, as_json)
 

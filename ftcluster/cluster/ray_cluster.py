@@ -1,150 +1,27 @@
-"""The Ray cluster: an embedded one on this machine, or a real one by address; hosts are actors on it.
-
-A host holds one long-lived worker object, so that imports and the base model are paid once per host and not
-per trial. What the worker does is none of this module's business: it is made by a factory on the host.
-
-A host of several ranks is a placement group of such actors: all of it is reserved or nothing, on one node where that
-is large enough. Jobs go to rank 0; the others follow it, from where it says that they meet. With one rank gone the
-host is lost.
-"""
+"""The Ray cluster: an embedded one on this machine, or a real one by address."""
 
 from __future__ import annotations
 
 import logging
-import math
-import os
 import re
 import socket
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from ftcluster.cluster.draining import draining_nodes
+from ftcluster.cluster.host import Host, HostLostError
+from ftcluster.cluster.own_gpus import suits
+from ftcluster.cluster.placement import NodeRoom, Resources, Where, hosts_that_fit, together
+from ftcluster.cluster.witnesses import Witnesses
 from ftcluster.config.environment import keep_ray_local
-from ftcluster.errors import FtclusterError, UsageError
+from ftcluster.errors import UsageError
+from ftcluster.units import format_bytes
 
 _OBJECT_STORE = 128 * 2**20  # jobs and reports are kilobytes; weights never travel through Ray
-
-
+_NEWS = 1.0  # seconds that what is known of the nodes is good for
 _REMEDY = "check the address (or RAY_ADDRESS), or leave it empty for an embedded cluster"
 _ADDRESS = re.compile(r"^(?:ray://)?(?P<host>[^/:]+):(?P<port>\d+)$")
-
-
-class HostLostError(FtclusterError):
-    """The host's process or its node is gone; the trial it ran can be resumed elsewhere."""
-
-    retryable = True
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one rank of a host reserves; fractions are allowed."""
-
-    cpus: float
-    gpus: float
-    ranks: int = 1
-
-
-class _HostActor:
-    """Runs inside the host process; ``peek`` and ``stop`` come in beside running jobs."""
-
-    def __init__(self, factory: Callable[[], Any]) -> None:
-        self._worker = factory()
-
-    def run(self, job: Any) -> Any:
-        return self._worker.run(job)
-
-    def peek(self) -> Any:
-        return self._worker.peek()
-
-    def stop(self) -> None:
-        self._worker.stop()
-
-    def pid(self, *_others: Any) -> int:
-        """This process's; Ray calls it once ``_others`` have ended."""
-        return os.getpid()
-
-    def meet(self, ranks: int) -> Any:
-        """On rank 0: where the others find it."""
-        import ray
-
-        return self._worker.meet(ray.util.get_node_ip_address(), ranks)
-
-    def follow(self, meeting: Any, rank: int) -> None:
-        self._worker.follow(meeting, rank)
-
-
-class Host:
-    """A handle on a host, at the driver's side."""
-
-    def __init__(self, resources: Resources, factory: Callable[[], Any], jobs: int, *, together: bool) -> None:
-        """``together``: all ranks on one node."""
-        import ray
-
-        self._group: Any = None
-        placing: dict[str, Any] = {}
-        if resources.ranks > 1:
-            bundle = {"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})}
-            strategy = "STRICT_PACK" if together else "PACK"
-            self._group = ray.util.placement_group([bundle] * resources.ranks, strategy=strategy)
-            scheduling = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
-        actors = []
-        for rank in range(resources.ranks):
-            if self._group is not None:
-                placing = {"scheduling_strategy": scheduling(self._group, placement_group_bundle_index=rank)}
-            # A thread for every job, and one more: running jobs must not block questions about them.
-            options = {"max_concurrency": jobs + 1, "max_restarts": 0, **placing}
-            actor = ray.remote(_HostActor).options(num_cpus=resources.cpus, num_gpus=resources.gpus, **options)
-            actors.append(actor.remote(factory))
-        self._actor, self._others = actors[0], actors[1:]
-        self._meeting: list[Any] = []
-        self._following: list[Any] = []
-        if self._others:
-            self._meeting = [self._actor.meet.remote(resources.ranks)]
-            self._following = [other.follow.remote(*self._meeting, rank) for rank, other in enumerate(self._others, 1)]
-        self._asked: Any = None
-        self._seen: Any = None
-
-    def submit(self, job: Any) -> Any:
-        """Start a job beside those that run; the returned handle goes to ``wait`` and ``result``."""
-        return self._actor.run.remote(job)
-
-    def peek(self) -> Any:
-        """The newest known state of the running jobs; never waits, so it may be one call old."""
-        import ray
-
-        if self._asked is None:
-            self._asked = self._actor.peek.remote()
-        elif ray.wait([self._asked], timeout=0)[0]:
-            try:
-                self._seen = ray.get(self._asked)
-            except ray.exceptions.RayError:
-                self._seen = None
-            self._asked = None
-        return self._seen
-
-    def stop(self) -> None:
-        """Ask the running jobs to save and return."""
-        self._actor.stop.remote()
-
-    def placed(self) -> Any:
-        """A handle that ends, with rank 0's process id on its node, once all ranks have found a place and started."""
-        return self._actor.pid.remote(*self._meeting, *(other.pid.remote() for other in self._others))
-
-    @property
-    def broken(self) -> bool:
-        """Whether a rank but the first has left or is gone; never waits."""
-        import ray
-
-        return bool(self._following and ray.wait(self._following, timeout=0)[0])
-
-    def kill(self) -> None:
-        """End the host's processes and free what they reserved."""
-        import ray
-
-        for actor in (self._actor, *self._others):
-            ray.kill(actor, no_restart=True)
-        if self._group is not None:
-            ray.util.remove_placement_group(self._group)
 
 
 class Cluster:
@@ -163,6 +40,10 @@ class Cluster:
         import ray
 
         self._ray = ray
+        self._known: list[NodeRoom] = []
+        self._leaving: dict[str, float] = {}
+        self._old = 0.0  # when what is known of the nodes is
+        self._suitable: dict[tuple[frozenset[str], Resources], frozenset[str]] = {}
         self._mine = not ray.is_initialized()
         if not self._mine:
             return
@@ -185,11 +66,43 @@ class Cluster:
         if self._mine:
             self._ray.shutdown()
 
-    def resources(self, cpus: float, gpus: float, ranks: int = 1) -> Resources:
+    def resources(
+        self, cpus: float, gpus: float, ranks: int = 1, *, gpu_type: str = "", gpu_memory: int = 0
+    ) -> Resources:
         """What a trial reserves for each rank: ``gpus`` of -1 is one where the cluster has any, else none."""
         if gpus < 0:
             gpus = 1.0 if self._ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
-        return Resources(cpus, gpus, ranks)
+        return Resources(cpus, gpus, ranks, gpu_type, gpu_memory)
+
+    def nodes(self) -> list[NodeRoom]:
+        """What the nodes have in all that are there to stay; as of a second ago."""
+        if time.monotonic() >= self._old:
+            self._leaving = draining_nodes()
+            known = [node for node in self._ray.nodes() if node["Alive"] and node["NodeID"] not in self._leaving]
+            self._known = [
+                NodeRoom(node["NodeID"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+                for node in known
+            ]
+            self._old = time.monotonic() + _NEWS
+        return self._known
+
+    def leaving(self) -> dict[str, float]:
+        """Seconds left of the nodes that were told to leave the cluster, by their ids."""
+        self.nodes()
+        return self._leaving
+
+    def suitable(self, wanted: Resources) -> list[NodeRoom]:
+        """The nodes with GPUs of the kind that is asked for; all, where any will do."""
+        nodes = self.nodes()
+        if not wanted.chooses:
+            return nodes
+        ids = frozenset(node.id for node in nodes if node.gpus)
+        if (ids, wanted) not in self._suitable:
+            with Witnesses() as witnesses:
+                told = {node.id: node.inventory.gpus.gpus for node in witnesses.nodes() if node.inventory}
+            here = frozenset(name for name in ids if any(suits(gpu, wanted) for gpu in told.get(name, ())))
+            self._suitable[ids, wanted] = here
+        return [node for node in nodes if node.id in self._suitable[ids, wanted]]
 
     def room(self, wanted: Resources) -> int:
         """How many hosts of this size fit on the cluster's nodes, as far as can be told: ranks may lie unluckily.
@@ -197,34 +110,44 @@ class Cluster:
         Raises:
             UsageError: not even one.
         """
-        nodes = self._nodes()
-        places = [_fits(node, wanted) for node in nodes]
-        whole = sum(place // wanted.ranks for place in places)
-        count = whole or sum(places) // wanted.ranks
-        if sum(places) == 0:
-            largest = {key: max((n.get(key, 0) for n in nodes), default=0) for key in ("CPU", "GPU")}
+        nodes = self.suitable(wanted)
+        if wanted.chooses and not nodes:
+            least = f"with {format_bytes(wanted.gpu_memory)} or more" if wanted.gpu_memory else ""
+            kind = f"{wanted.gpu_type} {least}".strip()
+            raise UsageError(
+                f"no node of the cluster has a GPU of the kind that a trial asks for ({kind})",
+                where="cluster.gpu_type, cluster.gpu_memory_gib",
+                remedy="`ftcluster cluster status` lists the GPUs there are",
+            )
+        if count := hosts_that_fit(nodes, wanted):
+            return count
+        places = sum(node.fits(wanted) for node in nodes)
+        if places == 0:
+            cpus, gpus = (max((room(node) for node in nodes), default=0) for room in (_cpus, _gpus))
             raise UsageError(
                 f"a trial asks for {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs; the largest node has "
-                f"{largest['CPU']:g} and {largest['GPU']:g}",
+                f"{cpus:g} and {gpus:g}",
                 where="cluster.cpus, cluster.gpus",
                 remedy="ask for less, or add a node that has it",
             )
-        if count == 0:
-            raise UsageError(
-                f"a trial asks for {wanted.ranks} ranks of {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs; "
-                f"the cluster has room for {sum(places)}",
-                where="cluster.ranks",
-                remedy="ask for less, or add a node",
-            )
-        return count
+        raise UsageError(
+            f"a trial asks for {wanted.ranks} ranks of {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs; "
+            f"the cluster has room for {places}",
+            where="cluster.ranks",
+            remedy="ask for less, or add a node",
+        )
 
-    def start(self, resources: Resources, factory: Callable[[], Any], jobs: int = 1) -> Host:
+    def where(self, wanted: Resources, excluded: frozenset[str] = frozenset()) -> Where:
+        """The nodes that a host of this size may be on."""
+        nodes = [node for node in self.suitable(wanted) if node.id not in excluded]
+        among = frozenset(node.id for node in nodes) if wanted.chooses else None
+        return Where(together(nodes, wanted), among, excluded)
+
+    def start(
+        self, resources: Resources, factory: Callable[[], Any], jobs: int = 1, where: Where | None = None
+    ) -> Host:
         """Start a host for at most ``jobs`` at a time; ``factory`` makes a worker there for each rank."""
-        together = any(_fits(node, resources) >= resources.ranks for node in self._nodes())
-        return Host(resources, factory, jobs, together=together)
-
-    def _nodes(self) -> list[dict[str, float]]:
-        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        return Host(resources, factory, jobs, where or self.where(resources))
 
     def wait(self, jobs: Sequence[Any], timeout: float) -> list[Any]:
         """Those of ``jobs`` that ended within ``timeout`` seconds."""
@@ -256,10 +179,9 @@ def _unreachable(address: str) -> str:
     return ""
 
 
-def _fits(node: dict[str, float], wanted: Resources) -> int:
-    shares = [
-        math.floor(node.get(key, 0) / amount + 1e-9)
-        for key, amount in (("CPU", wanted.cpus), ("GPU", wanted.gpus))
-        if amount > 0
-    ]
-    return min(shares, default=1)
+def _cpus(node: NodeRoom) -> float:
+    return node.cpus
+
+
+def _gpus(node: NodeRoom) -> float:
+    return node.gpus

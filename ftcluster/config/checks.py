@@ -102,6 +102,9 @@ _RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
         "cluster.max_trials": (0, float("inf"), ""),
         "cluster.trials_per_host": (0, float("inf"), ""),
         "cluster.memory_gib": (0, float("inf"), ""),
+        "cluster.gpu_memory_gib": (0, float("inf"), ""),
+        "cluster.storage_patience": (0, float("inf"), ""),
+        "cluster.hang_after": (0, float("inf"), ""),
     }
 )
 _SWEEP_RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
@@ -165,7 +168,11 @@ def check_sweep(sweep: SweepConfig, base: RunConfig) -> None:
     problems += _metric(sweep, base)
     if not sweep.space:
         problems.append("space is empty; a sweep varies at least one key, such as optim.lr: choice(1e-4, 1e-3).")
-    swept = [key for key in sweep.space if key.split(".")[0] in ("name", "home", "tracking", "cluster")]
+    swept = [
+        key
+        for key in sweep.space
+        if key.split(".")[0] in ("name", "home", "tracking", "cluster") and key != "cluster.ranks"
+    ]
     problems += [f"space.{key} does not change what a trial learns; give it once on the command line." for key in swept]
     other_rows = [key for key in sweep.space if key.split(".")[0] in ("data", "objective", "model")]
     problems += [

@@ -142,6 +142,10 @@ class ClusterConfig:
     cpus: float = 1.0  # per host (per rank, where a trial has several); trials that train together share them
     gpus: float = -1.0  # per host or rank, fractions allowed; -1: one where the cluster has GPUs, else none
     ranks: int = 1  # processes a trial is sharded over, each with a GPU or a share of the CPUs
+    gpu_type: str = ""  # part of the name of the GPUs to use, such as H100; empty: any
+    gpu_memory_gib: float = 0.0  # memory that each GPU has at least; 0: any
+    hang_after: float = 1800.0  # seconds without a sign of life after which a rank or host is ended; 0: never
+    storage_patience: float = 120.0  # seconds that a sweep waits for storage that fails, before it stops
     max_trials: int = 0  # at once; 0: as many as fit
     trials_per_host: int = 0  # LoRA trials that train together on one base, at most; 0: 4 on CPUs, 1 on GPUs, fast 16
     memory_gib: float = 0.0  # what a host may use (of GPU memory, where it has a GPU); 0: whatever is free

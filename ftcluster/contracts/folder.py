@@ -10,6 +10,7 @@
         spool.jsonl mlflow.json   records on their way to MLflow
         checkpoints/step-*/       resumable states
         adapter/ or model/        the result: PEFT format, or a Hugging Face folder
+        memory.json               bytes foretold and measured, and the micro-batch that fits where the config's did not
         test.json                 answers and losses on the test rows, once somebody compared or promoted
 """
 
@@ -54,6 +55,10 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def memory(self) -> Path:
+        return self.path / "memory.json"
+
+    @property
     def test(self) -> Path:
         return self.path / "test.json"
 
@@ -76,3 +81,12 @@ def write_atomically(path: Path, text: str) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or which names a folder holds, would survive a power cut."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -57,8 +57,8 @@ class Engine(Protocol):
     """Trains one or several trials on a base model. Slots are small integers chosen by the caller.
 
     Laws, checked by ``tests/contract/test_engine.py`` for every implementation: accumulation equals one
-    large batch; rows of weight zero are no-ops; twin trials agree bit for bit; closing one trial leaves the
-    others unchanged; a loaded trial goes on as if it had never been saved.
+    large batch; rows of weight zero are no-ops, and so is a pass that is tried out; twin trials agree bit for bit;
+    closing one trial leaves the others unchanged; a loaded trial goes on as if it had never been saved.
     """
 
     def open(self, trial: TrialOpening) -> None:
@@ -76,6 +76,9 @@ class Engine(Protocol):
         ``normalisers[slot]`` is the total weight of that trial's whole global batch, so that accumulated
         micro-batches equal one large batch. ``clock[slot]`` is (step, micro-batch): dropout is a function of it.
         """
+
+    def try_out(self, batch: Batch) -> None:
+        """A training pass between two steps, with all its memory, that changes no bit of what comes after it."""
 
     def evaluate(self, batch: Batch) -> list[LossSums]:
         """Loss sums per document of the batch, without gradients or dropout; slot ``BASE_SLOT`` is the base."""

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from ftcluster.contracts.folder import to_disk
 from ftcluster.errors import StoreError
 
 MANIFEST = "manifest.json"
@@ -57,7 +58,7 @@ def commit(parent: Path, step: int, write: Callable[[Path], None]) -> Path:
             if final.exists():  # written before a crash, trained again since: the same state by construction
                 shutil.rmtree(final)
             aside.rename(final)
-            _sync(parent)
+            to_disk(parent)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -88,30 +89,22 @@ def publish(aside: Path, final: Path) -> None:
         OSError: the disk is full or may not be written.
     """
     for path in sorted(p for p in aside.rglob("*") if p.is_file()):
-        _sync(path)
-    _sync(aside)
+        to_disk(path)
+    to_disk(aside)
     shutil.rmtree(final, ignore_errors=True)
     aside.rename(final)
-    _sync(final.parent)
+    to_disk(final.parent)
 
 
 def _write_manifest(folder: Path) -> None:
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        _sync(path)
+        to_disk(path)
         files[path.relative_to(folder).as_posix()] = {"sha256": sha256(path), "bytes": path.stat().st_size}
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"files": files}, indent=1) + "\n")
-    _sync(manifest)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    to_disk(manifest)
+    to_disk(folder)
 
 
 def sha256(path: Path) -> str:

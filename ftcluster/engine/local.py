@@ -26,6 +26,7 @@ from ftcluster.contracts.batch import Batch, LossSums
 from ftcluster.contracts.ports import BASE_SLOT, AdapterSettings, OptimizerSettings, TrialOpening
 from ftcluster.engine.precision import Precision
 from ftcluster.engine.saved import OPTIMIZER, check_base
+from ftcluster.engine.sums import document_sums
 from ftcluster.models import adapters
 from ftcluster.models.attention import Documents, attending_by_document, check_isolation
 from ftcluster.models.base import Base, save_model
@@ -61,6 +62,15 @@ class _Trial:
     @property
     def adapter(self) -> str | None:
         return None if self.opening.adapter is None else f"slot{self.opening.slot}"
+
+    def take_moments(self) -> None:
+        """Have the optimizer's state now, as torch makes it at the first step, so that its memory is counted."""
+        for parameter in self.parameters.values():
+            self.optimizer.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
 
 
 class LocalEngine:
@@ -101,7 +111,9 @@ class LocalEngine:
         else:
             base = self.base
             parameters = adapters.attach(base, f"slot{trial.slot}", trial.adapter, trial.seed)
-        self._trials[trial.slot] = _Trial(trial, base, parameters)
+        self._trials[trial.slot] = made = _Trial(trial, base, parameters)
+        if trial.adapter is None:
+            made.take_moments()
 
     def open_saved(self, slot: int, folder: Path) -> None:
         """Hang a saved adapter on the shared base, to be evaluated and asked, not trained on.
@@ -138,6 +150,17 @@ class LocalEngine:
             sums[slot] = LossSums(total.item(), float(weights_N.double().sum()), len(mine.tokens_T))
         return sums
 
+    def try_out(self, batch: Batch) -> None:
+        slots = sorted(set(batch.slots))
+        mine = [parameter for slot in slots for parameter in self._trials[slot].parameters.values()]
+        for parameter in mine:  # of a micro-batch before, as it is for all but the first
+            parameter.grad = torch.zeros_like(parameter)
+        try:
+            self.forward_backward(batch, dict.fromkeys(slots, float("inf")), dict.fromkeys(slots, (0, 0)))
+        finally:
+            for parameter in mine:
+                parameter.grad = None
+
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> list[LossSums]:
         sums: list[LossSums] = [LossSums()] * len(batch.lengths)
@@ -146,14 +169,8 @@ class LocalEngine:
             rows = [row for row, owner in enumerate(batch.slots) if owner == slot]
             with self._active(slot, training=False) as base, attending_by_document(base.model):
                 losses_N, weights_N, at_N = self._losses(base, mine)
-            documents_N = mine.documents_T[at_N]
-            count = len(mine.lengths)
-            loss_B = torch.zeros(count, dtype=torch.float64)
-            weight_B = torch.zeros(count, dtype=torch.float64)
-            loss_B.index_add_(0, documents_N, (losses_N * weights_N).double().cpu())
-            weight_B.index_add_(0, documents_N, weights_N.double().cpu())
-            for i, row in enumerate(rows):
-                sums[row] = LossSums(loss_B[i].item(), weight_B[i].item(), mine.lengths[i])
+            for row, found in zip(rows, document_sums(mine, at_N, losses_N, weights_N), strict=True):
+                sums[row] = found
         return sums
 
     def generate(

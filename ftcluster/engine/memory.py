@@ -19,6 +19,7 @@ from ftcluster.contracts.ports import AdapterSettings, OptimizerSettings, TrialO
 from ftcluster.engine.packed.engine import PackedEngine
 
 _SLOT = 2**31 - 1  # of the trial that probes
+_TELLING = 2**32  # bytes by which a process must have grown for that to tell of its tensors: 250 MiB are its libraries'
 _GROUP = Path("/sys/fs/cgroup")  # limits of a container
 
 
@@ -106,6 +107,31 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _storages(values: Any) -> list[torch.UntypedStorage]:
     return [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+
+
+def watch_memory(device: torch.device, *, warm: bool) -> Callable[[], int] | None:
+    """From now on: a function that tells the most bytes held at once. For who is alone in its process.
+
+    On a GPU those of tensors. On a CPU by how much the process grew, which says nothing once a base is loaded
+    (``warm``), and little where little is trained: 0 below 4 GiB.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return partial(torch.cuda.max_memory_allocated, device)
+    if warm:
+        return None
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the highest moment so far is forgotten
+        before = _highest()
+    except (OSError, ValueError):
+        return None
+    return lambda: grown if (grown := _highest() - before) >= _TELLING else 0
+
+
+def _highest() -> int:
+    """Bytes of this process at its highest moment."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
 
 
 def free(device: torch.device, limit: int = 0) -> int:

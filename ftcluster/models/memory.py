@@ -23,7 +23,7 @@ those lines come from outside; see ``training.rehearsal``. ``parallel`` chooses 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -187,6 +187,7 @@ class Training:
     passes: Callable[[Layout], Passes]
     adapter: int = 0  # numbers of a LoRA adapter; 0: every weight is trained
     adapter_state: int = 0  # bytes of an adapter with its gradients and moments
+    calibration: float = 1.0  # what earlier trainings took over what was predicted of them
 
 
 @dataclass(frozen=True)
@@ -213,13 +214,16 @@ class Footprint:
         """The most at any time."""
         return self.resident + max(self.activations + self.logits, self.step)
 
+    def times(self, factor: float) -> Footprint:
+        """Every part of it larger or smaller by as much."""
+        return self if factor == 1 else Footprint(*(round(factor * size) for size in astuple(self)))
 
-def footprint(training: Training, layout: Layout) -> Footprint:
-    """Predict the bytes of a layout."""
-    activations, logits = training.passes(layout).of(layout.rows * training.length)
-    if training.adapter:
-        return _lora(training, layout, activations, logits)
-    return _full(training, layout, activations, logits)
+
+def footprint(training: Training, layout: Layout, tokens: int = 0) -> Footprint:
+    """Predict the bytes of a layout; ``tokens`` of a pass, where that is less than so many of the longest rows."""
+    activations, logits = training.passes(layout).of(tokens or layout.rows * training.length)
+    made = _lora if training.adapter else _full
+    return made(training, layout, activations, logits).times(training.calibration)
 
 
 def _full(training: Training, layout: Layout, activations: int, logits: int) -> Footprint:
@@ -282,6 +286,7 @@ def trials_beside(training: Training, room: int, tokens: int, *, checkpointing: 
     moment between passes; so the answer is a power of two, or 0.
     """
     base = training.numbers.total * training.weight
+    room = round(room / training.calibration)
     one, together = training.adapter_state, sum(training.passes(Layout(checkpointing=checkpointing)).of(tokens))
     fitting, trials = 0, 1
     while trials <= _TRIALS:

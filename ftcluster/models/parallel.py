@@ -60,6 +60,11 @@ def room(memory: int) -> int:
     return max(0, round(memory * (1 - _FRAGMENTED)) - _RESERVED)
 
 
+def memory_with_room(wanted: int) -> int:
+    """The memory of a GPU in which tensors may take that much; of other devices nothing is kept back."""
+    return round((wanted + _RESERVED) / (1 - _FRAGMENTED))
+
+
 def layouts(training: Training, gpus: int, wishes: Wishes) -> list[Layout]:
     """All that obey the wishes, cheapest first (see the module); empty if the wishes rule each other out.
 

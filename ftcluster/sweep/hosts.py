@@ -1,139 +1,286 @@
-"""The hosts of one sweep: started together, idle once they have found a place, replaced when they are lost.
+"""The hosts of one sweep: started where there is room for trials that wait, idle between trials, let go when useless.
 
-A host has places for one or several trials at a time. One that the cluster has no room for yet is never given a
-trial; it joins when it comes up. Owns no trials.
+A host has places for one or several trials at a time, all of one shape. What is started follows what is wanted::
+
+    wanted, and a host of that shape is on its way      -> wait for it
+    wanted, and there is room on the nodes              -> start one; on nodes that joined late, too
+    wanted, and there would be room without idle hosts  -> end those, start one
+    idle for a minute and not wanted                    -> end it: others use the cluster too
+
+A host that has not come up is never given a trial. Owns no trials.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ftcluster.cluster.ray_cluster import Cluster, Host, HostLostError, Resources
+from ftcluster.cluster.host import Arrival, Host, HostLostError
+from ftcluster.cluster.placement import NodeRoom, Resources, left_over, place, together, without
+from ftcluster.cluster.ray_cluster import Cluster
+
+_IDLE = 60.0  # seconds until a host that nobody wants is let go
+_FAILURES = 3  # of hosts that start, one after another, before the next one is an error
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a trial needs of a host: what its ranks reserve, and with how many others it may share it."""
+
+    resources: Resources
+    places: int = 1
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A place for a trial: on a host of this shape, not on these nodes, and with companions or without."""
+
+    shape: Shape
+    avoid: frozenset[str] = frozenset()
+    alone: bool = False
+
+
+@dataclass(eq=False)
+class _Entry:
+    """A host of the pool."""
+
+    host: Host
+    shape: Shape
+    expected: tuple[str, ...]  # nodes of its ranks, as long as the cluster has not told
+    up: bool = False
+    taken: int = 0  # places
+    shut: bool = False  # takes nobody in: one that is to be alone is there, or it refused beside those that are
+    leaving: bool = False  # takes nobody in ever again
+    kept: bool = False  # its GPUs must not be used: it sits on them, so that nobody else gets them
+    idle_since: float = field(default_factory=time.monotonic)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return self.host.nodes or self.expected
+
+    @property
+    def idle(self) -> bool:
+        return self.up and not self.taken and not self.leaving
+
+    def suits(self, wish: Wish) -> bool:
+        """Whether a trial could start here now."""
+        free = not self.taken if wish.alone else self.taken < self.shape.places
+        closed = self.shut or self.leaving or not self.up
+        return self.shape == wish.shape and free and not closed and wish.avoid.isdisjoint(self.nodes)
 
 
 class HostPool:
-    """Use as a context manager: all hosts end with it.
+    """Use as a context manager: all hosts end with it."""
 
-    Raises:
-        UsageError: a host is larger than every node of the cluster.
-    """
-
-    def __init__(
-        self, cluster: Cluster, resources: Resources, most: int, factory: Callable[[], Any], places: int = 1
-    ) -> None:
-        """As many hosts as fit, for at most ``most`` trials at a time, ``places`` on each."""
-        self._cluster = cluster
-        self._resources = resources
-        self._factory = factory
-        self._places, self._most = places, most
+    def __init__(self, cluster: Cluster, factory: Callable[[Resources], Callable[[], Any]], most: int) -> None:
+        """For at most ``most`` trials at a time; ``factory`` gives what makes a worker for each rank of a host."""
+        self._cluster, self._factory, self._most = cluster, factory, most
+        self.tell: Callable[[str], None] = lambda _: None  # what people should know
+        self._entries: dict[Host, _Entry] = {}
         self._starting: dict[Any, Host] = {}
-        self._hosts: list[Host] = []
         self._failures = 0
-        self._taken: Counter[Host] = Counter()
-        self._closed: set[Host] = set()  # those with a trial that is to be alone
-        self._full: set[Host] = set()  # those that took no further trial in beside theirs
-        self._up: list[Host] = []
-        for _ in range(min(cluster.room(resources), most)):
-            self._start()
+        self._reasons: dict[Host, str] = {}
 
     def __enter__(self) -> HostPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for host in self._hosts:
-            host.kill()
+        for host in self._entries:
+            with suppress(Exception):  # its node, or the whole cluster, may be gone
+                host.kill()
 
-    def _start(self) -> None:
-        host = self._cluster.start(self._resources, self._factory, self._places)
-        self._hosts.append(host)
-        self._starting[host.placed()] = host
+    # Places ------------------------------------------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
-        """Whether a trial could start now."""
-        return self.has_place(alone=False)
+        """Whether some host has a place."""
+        return self._running < self._most and any(entry.suits(Wish(entry.shape)) for entry in self._entries.values())
 
     @property
-    def empty(self) -> bool:
-        """Whether some host is up and nothing runs anywhere."""
-        return bool(self._up) and not self._taken.total()
+    def hosts(self) -> list[Host]:
+        """All that trials may be on."""
+        return [entry.host for entry in self._entries.values() if entry.up and not entry.kept]
 
-    def has_place(self, *, alone: bool) -> bool:
-        """Whether a trial could start now, with companions or on a host of its own."""
-        return self._freest(alone=alone) is not None
+    @property
+    def _running(self) -> int:
+        return sum(entry.taken for entry in self._entries.values())
 
-    def take(self, *, alone: bool = False) -> Host:
-        """A place on the host with the fewest trials; ``alone``: all places of a host that has none.
+    def take(self, wish: Wish) -> Host | None:
+        """A place on the host with the fewest trials, if there is one.
 
-        Raises:
-            LookupError: there is no such host.
+        Nodes to be avoided are used where no other could ever do.
         """
-        if (host := self._freest(alone=alone)) is None:
-            raise LookupError("no host is free" if alone else "no host has a free place")
-        self._taken[host] += 1
-        if alone:
-            self._closed.add(host)
-        return host
+        if self._running >= self._most:
+            return None
+        wish = self._possible(wish)
+        fitting = [entry for entry in self._entries.values() if entry.suits(wish)]
+        if (entry := min(fitting, key=lambda entry: entry.taken, default=None)) is None:
+            return None
+        entry.taken += 1
+        entry.shut = wish.alone
+        return entry.host
 
     def give_back(self, host: Host) -> None:
         """A trial on this host has ended."""
-        if host in self._up:
-            self._taken[host] -= 1
-            self._closed.discard(host)
-            self._full.discard(host)
+        if (entry := self._entries.get(host)) is None:  # lost before
+            return
+        entry.taken -= 1
+        entry.shut = False
+        entry.idle_since = time.monotonic()
+        if entry.leaving and not entry.taken and not entry.kept:
+            self._end(entry)
 
     def refused(self, host: Host) -> None:
         """This host did not take a trial in: it gets none until one of its trials has ended."""
         self.give_back(host)
-        if self._taken[host]:
-            self._full.add(host)
+        if (entry := self._entries.get(host)) and entry.taken:
+            entry.shut = True
 
-    def _freest(self, *, alone: bool = False) -> Host | None:
-        if self._taken.total() >= self._most:
-            return None
-        places = 1 if alone else self._places
-        shut = self._closed | self._full
-        free = [host for host in self._up if self._taken[host] < places and host not in shut]
-        return min(free, key=lambda host: self._taken[host], default=None)
+    # Hosts -------------------------------------------------------------------------------------------------------
+
+    def arrange(self, wishes: Sequence[Wish], more: Sequence[Shape] = ()) -> None:
+        """Work towards places for trials that wait, most urgent first, and then for ``more`` that may come."""
+        coming = Counter(entry.shape for entry in self._entries.values() if not entry.up)
+        still = self._most - self._running - coming.total()  # hosts that could be of use
+        urgent = [(self._possible(wish), True) for wish in wishes]
+        full: set[tuple[Wish, bool]] = set()
+        for wish, release in [*urgent, *((Wish(shape), False) for shape in more)][: self._most]:
+            if any(entry.suits(wish) for entry in self._entries.values()):
+                continue
+            if coming[wish.shape] > 0:
+                coming[wish.shape] -= 1
+            elif still > 0 and (wish, release) not in full:
+                if self._make_room(wish, release=release):
+                    still -= 1
+                else:
+                    full.add((wish, release))
+        self._let_go({wish.shape for wish in wishes})
+
+    def can_ever(self, wish: Wish) -> bool:
+        """Whether a host for it fits on the nodes that there are."""
+        nodes = self._cluster.suitable(wish.shape.resources)
+        kept = [entry for entry in self._entries.values() if entry.kept]
+        return bool(self._place(self._left(nodes, kept), wish.shape.resources, nodes))
 
     def wait(self, jobs: list[Any], timeout: float) -> list[Any]:
-        """Those of ``jobs`` that ended within ``timeout`` seconds; hosts that came up meanwhile become idle.
+        """Those of ``jobs`` that ended within ``timeout`` seconds; hosts that came up meanwhile have places.
 
         Raises:
             HostLostError: hosts die while they start, again and again: nothing could ever run.
         """
-        for host in self._up:
-            if host.broken:
-                host.kill()  # what runs on it would wait for ever; now its jobs tell that it is lost
+        for entry in list(self._entries.values()):
+            if entry.up and entry.host not in self._reasons and (problem := entry.host.broken):
+                self.note(entry.host, problem)
+                # What runs on it would wait for ever; killed, its jobs tell that it is lost.
+                entry.host.kill() if entry.taken else self._end(entry)
         ended = self._cluster.wait([*jobs, *self._starting], timeout)
-        for placed in [handle for handle in ended if handle in self._starting]:
-            host = self._starting.pop(placed)
-            try:
-                self._cluster.result(placed)
-            except HostLostError:
-                self._failures += 1
-                if self._failures > 3:
-                    raise
-                self.replace(host)
-            else:
-                self._up.append(host)
+        for handle in [handle for handle in ended if handle in self._starting]:
+            self._came_up(handle, self._starting.pop(handle))
         return [handle for handle in ended if handle in jobs]
 
-    def replace(self, host: Host) -> None:
-        """Start another host in the place of one that is lost, whose reservation must not linger.
+    def lost(self, host: Host) -> frozenset[str]:
+        """This host is gone, and what it reserved must not linger; the nodes it was on.
 
         Each of its trials tells of the loss; the first one counts.
         """
-        if host not in self._hosts:
+        if (entry := self._entries.get(host)) is None:
+            return frozenset()
+        self._end(entry)
+        return frozenset(entry.nodes)
+
+    def note(self, host: Host, reason: str) -> None:
+        """Remember why this host ends before its trials do."""
+        self._reasons.setdefault(host, reason)
+
+    def reason(self, host: Host) -> str:
+        """What was noted; empty: nothing."""
+        return self._reasons.get(host, "")
+
+    def retire(self, host: Host, *, keep: bool = False) -> bool:
+        """Take nobody in any more, and end with its last trial; False where that is known already.
+
+        ``keep``: it holds what must not be used by others, until the pool ends.
+        """
+        entry = self._entries.get(host)
+        if entry is None or entry.leaving:
+            return False
+        entry.leaving, entry.kept = True, keep
+        if not entry.taken and not keep:
+            self._end(entry)
+        return True
+
+    def _possible(self, wish: Wish) -> Wish:
+        """The wish without nodes to avoid, where the others could never do."""
+        if not wish.avoid:
+            return wish
+        resources = wish.shape.resources
+        others = without(self._cluster.suitable(resources), wish.avoid)
+        return wish if self._place(others, resources, others) else replace(wish, avoid=frozenset())
+
+    def _make_room(self, wish: Wish, *, release: bool) -> bool:
+        """Start a host if there is room, or would be without idle ones."""
+        resources = wish.shape.resources
+        nodes = without(self._cluster.suitable(resources), wish.avoid)
+        entries = list(self._entries.values())
+        if not (found := self._place(self._left(nodes, entries), resources, nodes)):
+            if not release:
+                return False
+            idle = sorted((e for e in entries if e.idle), key=lambda entry: entry.idle_since)
+            # As few as will do: those that make no difference stay.
+            going = list(idle)
+            for entry in idle:
+                others = [e for e in going if e is not entry]
+                if self._place(self._left(nodes, [e for e in entries if e not in others]), resources, nodes):
+                    going = others
+            found = self._place(self._left(nodes, [e for e in entries if e not in going]), resources, nodes)
+            if not found:
+                return False
+            for entry in going:
+                self._end(entry)
+        self._start(wish, found)
+        return True
+
+    def _left(self, nodes: list[NodeRoom], entries: Sequence[_Entry]) -> list[NodeRoom]:
+        return left_over(nodes, [(entry.shape.resources, entry.nodes) for entry in entries])
+
+    def _place(self, left: list[NodeRoom], resources: Resources, nodes: list[NodeRoom]) -> tuple[str, ...]:
+        return place(left, resources, on_one_node=together(nodes, resources))
+
+    def _start(self, wish: Wish, expected: tuple[str, ...]) -> None:
+        resources = wish.shape.resources
+        where = self._cluster.where(resources, wish.avoid)
+        host = self._cluster.start(resources, self._factory(resources), wish.shape.places, where)
+        self._entries[host] = _Entry(host, wish.shape, expected)
+        self._starting[host.arrival()] = host
+
+    def _came_up(self, handle: Any, host: Host) -> None:
+        if (entry := self._entries.get(host)) is None:
             return
-        self._hosts.remove(host)
-        self._up = [other for other in self._up if other is not host]
-        self._taken.pop(host, None)
-        self._closed.discard(host)
-        self._full.discard(host)
+        try:
+            arrival: Arrival = self._cluster.result(handle)
+        except HostLostError:
+            self._end(entry)
+            self._failures += 1
+            if self._failures > _FAILURES:
+                raise
+            return
+        self._failures = 0
+        entry.up, entry.idle_since = True, time.monotonic()
+        if arrival.problems:
+            self.tell(f"a host is left out: {'; '.join(arrival.problems)}")
+            self.retire(host, keep=True)
+
+    def _let_go(self, wanted: set[Shape]) -> None:
+        long_ago = time.monotonic() - _IDLE
+        for entry in list(self._entries.values()):
+            if entry.idle and entry.shape not in wanted and entry.idle_since < long_ago:
+                self._end(entry)
+
+    def _end(self, entry: _Entry) -> None:
+        del self._entries[entry.host]
         with suppress(Exception):  # it is gone, or on a node that is
-            host.kill()
-        self._start()
+            entry.host.kill()

@@ -89,6 +89,7 @@ def run_sweep(
 
     Raises:
         StoreError: another driver has this sweep, or a disk is full; what was saved can be resumed.
+        UsageError: the cluster has no room for its trials; likewise.
         Interrupted: stopped by a signal; everything was saved and can be resumed.
         TrialError: no trial finished.
     """
@@ -107,7 +108,7 @@ def run_sweep(
             end, reason = _drive(row, plan, ledger, console, thread, hosts)
     except KeyboardInterrupt:  # while Ray was starting, or a second time
         end, reason = RunState.INTERRUPTED, "stopped by the user"
-    except StoreError as error:
+    except (StoreError, UsageError) as error:  # of a disk, or of a cluster without room: it goes on once there is
         end, reason = RunState.INTERRUPTED, error.message
         error.remedy += f"; then: ftcluster sweep resume {row.name}{home_option(home)}"
         raise
@@ -139,7 +140,9 @@ def _drive(
     thread.start()
     cluster, hosts = opening.get()
     with View(console) as view, stop_signals() as stop:  # after Ray, which sets a handler of its own for SIGTERM
-        Driver(plan, ledger, cluster, hosts, Path(row.folder), tags, view, stopping=stop.is_set).run()
+        shapes = opening.shapes(plan.space)
+        folder = Path(row.folder)
+        Driver(plan, ledger, cluster, hosts, opening.shape, shapes, folder, tags, view, stopping=stop.is_set).run()
         return _verdict(ledger.runs(parent=row.name), plan, stop.is_set())
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from ftcluster.cluster.placement import Resources
 from ftcluster.cluster.ray_cluster import Cluster
 from ftcluster.config.environment import ray_address
 from ftcluster.config.schema import RunConfig
-from ftcluster.sweep.hosts import HostPool
+from ftcluster.sweep.hosts import HostPool, Shape
+from ftcluster.sweep.space import Space, levels
 from ftcluster.training.bench import trials_per_host
 from ftcluster.training.host import HostWorker
 
@@ -32,13 +35,16 @@ class Opening:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown()
-        self._open.__exit__(kind, error, trace)
+        try:
+            wait([self._future] if self._future else [])
+            self._open.__exit__(kind, error, trace)
+        finally:
+            self._thread.shutdown()  # last: Linux ends Ray's processes with the thread that started them
 
     def begin(self) -> None:
         """Open an embedded cluster beside whatever goes on; one of others is not kept waiting for data."""
-        if not ray_address(self._base.cluster.address) and self._future is None:
-            self._future = self._thread.submit(self._opened)
+        if not ray_address(self._base.cluster.address):
+            self._begin()
 
     def get(self) -> tuple[Cluster, HostPool]:
         """Both of them, once they are there.
@@ -46,15 +52,57 @@ class Opening:
         Raises:
             UsageError: no cluster at the address, or a host is larger than every node.
         """
-        return self._future.result() if self._future else self._opened()
+        return self._begin().result()
+
+    def _begin(self) -> Future[tuple[Cluster, HostPool]]:
+        if self._future is None:
+            self._future = self._thread.submit(self._opened)
+        return self._future
+
+    def shape(self, config: RunConfig) -> Shape:
+        """What a trial of the sweep needs of a host."""
+        return self._shape(self.get()[0], config)
+
+    def shapes(self, space: Space) -> list[Shape]:
+        """Those that trials may have, the largest first.
+
+        Raises:
+            UsageError: one of them is larger than the whole cluster, or its GPUs are of no kind that is there.
+        """
+        cluster, base = self.get()[0], self._base
+        several = levels(space["cluster.ranks"]) if "cluster.ranks" in space else None
+        found = [
+            self._shape(cluster, replace(base, cluster=replace(base.cluster, ranks=ranks)))
+            for ranks in sorted(several or (base.cluster.ranks,), reverse=True)
+        ]
+        for shape in found:
+            cluster.room(shape.resources)
+        return found
+
+    def _shape(self, cluster: Cluster, config: RunConfig) -> Shape:
+        wanted = config.cluster
+        resources = cluster.resources(
+            wanted.cpus,
+            wanted.gpus,
+            wanted.ranks,
+            gpu_type=wanted.gpu_type,
+            gpu_memory=round(wanted.gpu_memory_gib * 2**30),
+        )
+        return Shape(resources, trials_per_host(config, self._swept, gpus=resources.gpus > 0))
 
     def _opened(self) -> tuple[Cluster, HostPool]:
         wanted = self._base.cluster
         cluster = self._open.enter_context(Cluster(ray_address(wanted.address)))
-        resources = cluster.resources(wanted.cpus, wanted.gpus, wanted.ranks)
-        threads, gpus = max(1, int(resources.cpus)), resources.gpus > 0
         most = min(self._trials, wanted.max_trials or self._trials)
-        places = trials_per_host(self._base, self._swept, gpus=gpus)
-        return cluster, self._open.enter_context(
-            HostPool(cluster, resources, most, lambda: HostWorker(threads, gpus=gpus), places)
-        )
+        hosts = self._open.enter_context(HostPool(cluster, _worker, most))
+        if "cluster.ranks" not in self._swept:
+            shape = self._shape(cluster, self._base)
+            cluster.room(shape.resources)
+            hosts.arrange((), [shape] * most)
+        return cluster, hosts
+
+
+def _worker(resources: Resources) -> Callable[[], HostWorker]:
+    """What makes the worker of a host's rank."""
+    threads, gpus = max(1, int(resources.cpus)), resources.gpus > 0
+    return lambda: HostWorker(threads, gpus=gpus)

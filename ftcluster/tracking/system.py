@@ -1,7 +1,7 @@
 """What the training process takes from its machine, under the names MLflow shows as system metrics.
 
-Owns this process only. What a driver tells of its GPUs (temperature, power) is measured by the cluster layer, and
-handed in.
+Owns this process, and how several processes of one training add up. What a driver tells of its GPUs (temperature,
+power) is measured by the cluster layer, and handed in.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import psutil
@@ -32,6 +32,24 @@ def system_metrics(gpus: Callable[[], Mapping[str, float]] = dict) -> dict[str, 
     if torch is not None and torch.cuda.is_available():
         found["system/gpu_memory_mb"] = torch.cuda.max_memory_allocated() / _MIB
     return {**found, **gpus()}
+
+
+def over_ranks(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What the processes of one training measured, together: sums, but for shares and temperatures."""
+    names = dict.fromkeys(name for one in found for name in one)
+    told = {name: [one[name] for one in found if name in one] for name in names}
+    return {name: _OVER_RANKS.get(name, sum)(values) for name, values in told.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+_OVER_RANKS: Mapping[str, Callable[[Sequence[float]], float]] = {
+    "system/host_memory_percent": max,  # of several hosts the fullest
+    "system/gpu_utilization_percent": _mean,
+    "system/gpu_temperature_c": max,
+}
 
 
 class _CpuMeter:

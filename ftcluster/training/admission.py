@@ -14,6 +14,8 @@ from ftcluster.training.bench import Bench, adapter_settings, opened
 from ftcluster.training.session import loader_of
 from ftcluster.units import format_bytes
 
+# Tokens of a pass that trials share, at most: on a CPU larger ones fall out of its caches.
+BUDGET_CPU, BUDGET_CUDA = 1024, 8192
 _SURE = 0.9  # of the free memory: what is predicted was measured on other documents
 _LONGEST = 256  # tokens of a document that is measured with, at most
 

@@ -68,6 +68,7 @@ class _Key:
     @classmethod
     def of(cls, config: RunConfig) -> _Key:
         engine, device = config.engine, choose_device(config.engine.device)
+        precision = choose_precision(engine.precision, device, full=config.adapter.kind == "none")
         return cls(
             packs(config),
             engine.mode == "exact",
@@ -75,19 +76,20 @@ class _Key:
             config.model.path,
             config.model.revision,
             device,
-            choose_precision(engine.precision, device, full=config.adapter.kind == "none"),
-            Sharding.of(config) if shards(config) else None,
+            precision,
+            Sharding.of(config, device, precision) if shards(config) else None,
         )
 
 
 class Bench:
     """Engines by the base they hold; a trial that needs the same base finds it loaded."""
 
-    def __init__(self, seat: Seat | None = None) -> None:
-        """``seat``: rank 0's, in the group of a sharded trial."""
+    def __init__(self) -> None:
         self._engines: dict[_Key, AnyEngine] = {}
+        self._passed: dict[tuple[_Key, AdapterSettings | None], int] = {}
         self._next_slot = 0
-        self._group = Group(seat)
+        self._group = Group()
+        self._passes = 0
 
     def engine(self, config: RunConfig) -> AnyEngine:
         """The engine for a config's base, device and precision, made on first use."""
@@ -95,17 +97,19 @@ class Bench:
         device, precision = key.device, key.precision
 
         def load() -> Base:
-            return load_base(
+            base = load_base(
                 Path(config.model.path),
                 device=device,
                 dtype=precision.weights,
                 revision=config.model.revision,
                 trust_remote_code=config.model.trust_remote_code,
             )
+            base.model.base_model.register_forward_pre_hook(self._note_pass)
+            return base
 
         if key not in self._engines:
             # One base at a time: a host that moves on to another base must not hold both.
-            self._engines = {}
+            self._engines, self._passed = {}, {}
             if key.sharding:
                 self._engines[key] = self._group.engine(key.sharding)
             elif key.packed:
@@ -119,21 +123,46 @@ class Bench:
         return self._engines[key]
 
     def lead(self, seat: Seat) -> None:
-        """Train sharded trials with the group that meets there."""
+        """Train sharded trials with the group that meets there, as its rank 0."""
         self._group = Group(seat)
+
+    @property
+    def beats(self) -> int:
+        """Signs of life so far: passes through a base, a token of an answer too, and calls led over several ranks."""
+        return self._passes + self._group.orders
+
+    def _note_pass(self, *_: object) -> None:
+        self._passes += 1
+
+    def watch(self, folder: Path) -> None:
+        """Ranks that hang leave their stacks in this folder from now on."""
+        self._group.watch(folder)
 
     def close(self) -> None:
         """Let the other ranks of a sharded trial go."""
-        self._engines = {}
+        self._engines, self._passed = {}, {}
         self._group.close()
 
     def holds(self, config: RunConfig) -> bool:
         """Whether the engine for a config is there, its base loaded."""
         return _Key.of(config) in self._engines
 
+    def passed(self, config: RunConfig) -> int:
+        """Tokens of the largest pass that is known to fit, of trials like a config's on the engine that is there."""
+        return self._passed.get((_Key.of(config), _trained(config)), 0)
+
+    def note_pass(self, config: RunConfig, tokens: int) -> None:
+        """A pass of that many tokens did fit."""
+        self._passed[_Key.of(config), _trained(config)] = max(tokens, self.passed(config))
+
     def slot(self) -> int:
         """A slot number no trial of this process has had."""
         self._next_slot += 1
+        return self._next_slot
+
+    @property
+    def trials(self) -> int:
+        """How many have had a slot so far."""
         return self._next_slot
 
 
@@ -270,6 +299,10 @@ def size_of(config: RunConfig) -> Size:
     if config.adapter.kind == "none":
         return Size(total, total)
     return Size(total, adapter_parameters(model, adapter_settings(config)))
+
+
+def _trained(config: RunConfig) -> AdapterSettings | None:
+    return None if config.adapter.kind == "none" else adapter_settings(config)
 
 
 def adapter_settings(config: RunConfig) -> AdapterSettings:

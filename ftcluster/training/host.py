@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
+from ftcluster.engine.precision import choose_device
 from ftcluster.engine.sharded.ranks import Seat
+from ftcluster.engine.sharded.watch import stacks_file, write_stacks
 from ftcluster.errors import TrialError
-from ftcluster.training.admission import Admission
+from ftcluster.training.admission import BUDGET_CPU, BUDGET_CUDA, Admission
 from ftcluster.training.loop import Progress
 from ftcluster.training.pack import Pack
 from ftcluster.training.sharding import free_port, serve
 from ftcluster.training.worker import Job, Outcome, Worker
-
-_BUDGET = 1024  # tokens of a pass that trials share on a CPU: larger ones fall out of its caches
-BUDGET_CUDA = 8192
 
 
 @dataclass(eq=False)
@@ -39,14 +40,25 @@ class _Stretch:
         self.progress = progress
 
 
+@dataclass(frozen=True)
+class Pulse:
+    """How far the running stretches are, by their folders; and signs of life so far, of which a hung host has no more.
+
+    They are counted where work is done: passes of training and evaluation, tokens of answers, calls of several ranks.
+    """
+
+    progress: Mapping[str, Progress]
+    beats: int
+
+
 class HostWorker:
-    """``run``, ``peek`` and ``stop`` may be called from any thread."""
+    """``run``, ``peek``, ``dump`` and ``stop`` may be called from any thread."""
 
     def __init__(self, threads: int = 0, *, gpus: bool = True) -> None:
         """``gpus=False``: a host that reserved none, on a node that may have some for others."""
         self._worker = Worker(threads, gpus=gpus)
         self._threads, self._gpus = threads, gpus
-        self._budget = BUDGET_CUDA if gpus else _BUDGET
+        self._budget = BUDGET_CUDA if gpus else BUDGET_CPU
         self._admission = Admission(self._worker.bench, self._budget)
         self._inbox: queue.SimpleQueue[_Stretch] = queue.SimpleQueue()
         self._here: dict[_Stretch, None] = {}  # taken in and not ended yet
@@ -62,7 +74,7 @@ class HostWorker:
     def follow(self, meeting: Seat, rank: int) -> None:
         """Take part in what rank 0 trains, until it closes the group; for as long as this takes."""
         torch.set_num_threads(max(1, self._threads))
-        serve(replace(meeting, rank=rank), "cuda" if self._gpus else "cpu")
+        serve(replace(meeting, rank=rank), choose_device("auto" if self._gpus else "cpu").type)
 
     def run(self, job: Job) -> Outcome:
         """Train a stretch beside whatever else is here, and wait for its end."""
@@ -74,9 +86,18 @@ class HostWorker:
                 self._thread.start()
         return stretch.waiting.result()
 
-    def peek(self) -> dict[str, Progress]:
-        """How far the running stretches are, by their folders."""
-        return {stretch.job.folder: stretch.progress for stretch in tuple(self._here) if stretch.progress}
+    def peek(self) -> Pulse:
+        """Answered also while training hangs, unless the whole process is stopped."""
+        progress = {stretch.job.folder: stretch.progress for stretch in tuple(self._here) if stretch.progress}
+        return Pulse(progress, self._worker.bench.beats)
+
+    def dump(self, folder: str) -> None:
+        """Write down what every thread of this process is doing, as ``rank-0.stacks``.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        write_stacks(stacks_file(Path(folder), 0), "no sign of life")
 
     def stop(self) -> None:
         """Save everything at the next step and return; further jobs return after one step."""

@@ -18,7 +18,6 @@ from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState
 from ftcluster.data.prepared.report import Report
-from ftcluster.engine.precision import choose_device
 from ftcluster.engine.sharded.ranks import RankLost
 from ftcluster.errors import Interrupted, Problems, UsageError
 from ftcluster.ledger.process import this_process
@@ -27,13 +26,14 @@ from ftcluster.ledger.store import Ledger
 from ftcluster.tracking.projector import Projector
 from ftcluster.tracking.service import ProjectorThread
 from ftcluster.tracking.spool import SpoolTracker
+from ftcluster.training import attempts
 from ftcluster.training.bench import data_lineage, prepare_data
-from ftcluster.training.companions import companions
+from ftcluster.training.foretelling import foretell, refuse
 from ftcluster.training.loop import Progress
 from ftcluster.training.records import owner_check, remember_ids, store_uri, to_project
 from ftcluster.training.session import Plan, plan
 from ftcluster.training.signals import stop_signals
-from ftcluster.training.worker import Job, Outcome, Worker
+from ftcluster.training.worker import Job, Outcome
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,13 @@ class Ready:
     report: Report  # what became of the rows
 
 
-def get_ready(config: RunConfig, progress: Callable[[int, int], None] | None = None) -> Ready:
-    """Check everything and prepare the data; nothing is registered yet.
+def get_ready(config: RunConfig, progress: Callable[[int, int], None] | None = None, *, begun: bool = False) -> Ready:
+    """Check everything and prepare the data; nothing is registered yet, unless it was ``begun`` before.
 
     Raises:
         ConfigError: every problem of the config and its files.
         DataError: the data cannot be used.
+        UsageError: the memory is known, and not enough.
     """
     found = Problems()
     for look in (check, check_files):
@@ -69,6 +70,8 @@ def get_ready(config: RunConfig, progress: Callable[[int, int], None] | None = N
             look(config)
     found.refuse()
     data = prepare_data(config, progress)
+    if not begun:
+        refuse(config, foretell(config, str(data.folder)))
     return Ready(config, data.folder, plan(config, data), data.report)
 
 
@@ -101,15 +104,21 @@ def stored_config(row: RunRow) -> RunConfig:
 
 
 def run_training(
-    row: RunRow, ready: Ready, ledger: Ledger, observe: Callable[[Progress], None], *, take_over: bool = False
+    row: RunRow,
+    ready: Ready,
+    ledger: Ledger,
+    observe: Callable[[Progress], None],
+    *,
+    take_over: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> TrainingResult:
-    """Train a registered run from its newest checkpoint to its end.
+    """Train a registered run from its newest checkpoint to its end, over several groups of ranks if some are lost.
 
-    ``take_over``: also if its owner is on a host that cannot be asked.
+    ``take_over``: also if its owner is on a host that cannot be asked. ``tell`` is for people, and for at once.
 
     Raises:
         StoreError: another process runs it.
-        Interrupted: stopped by a signal; saved, and resumable.
+        Interrupted: stopped by a signal, or its ranks are lost again and again; saved, and resumable.
         FtclusterError: why it failed.
     """
     config = replace(ready.config, name=row.name)
@@ -123,17 +132,9 @@ def run_training(
     outcome = Outcome(stopped=True)
     try:
         thread.start()
-        device, threads = choose_device(config.engine.device).type, config.engine.threads
-        with companions(config.cluster.ranks, device, threads, folder.path) as seat, stop_signals() as stop:
-            worker = Worker(threads, seat=seat)
-
-            def note(progress: Progress) -> None:
-                if stop.is_set():
-                    worker.stop()
-                observe(progress)
-
-            with closing(worker.bench):
-                outcome = worker.run(Job(to_dict(config), row.folder, str(ready.prepared), None, tags), note)
+        with stop_signals() as stop:
+            job = Job(to_dict(config), row.folder, str(ready.prepared), None, tags)
+            outcome = attempts.train(job, config, observe, stop, tell)
     except KeyboardInterrupt:  # asked a second time, while the step that was to be saved went on
         outcome = Outcome(stopped=True)
     finally:

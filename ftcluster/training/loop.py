@@ -11,13 +11,14 @@ config.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ftcluster.contracts.batch import LossSums
+from ftcluster.contracts.batch import Batch, LossSums
 from ftcluster.contracts.ports import Engine, Tracker
 from ftcluster.data.prepared.batches import Loader
 from ftcluster.engine.schedule import Schedule
+from ftcluster.engine.shortage import StepUndone
 from ftcluster.errors import Diverged
 from ftcluster.training.requests import Answer, MicroBatch, Update, Work
 
@@ -89,14 +90,18 @@ def _step(parts: Parts, progress: Progress) -> Work[Progress]:
     step, slot = progress.step, parts.slot
     batches = parts.loader.step_batches(step)
     normaliser = max(sum(batch.weight(slot) for batch in batches), 1e-9)
-    seconds, sums = parts.clock() - started, LossSums()
-    for micro, batch in enumerate(batches):
-        answer: Answer = yield MicroBatch(parts.engine, slot, batch, normaliser, (step, micro))
-        sums, seconds = sums + answer.value, seconds + answer.seconds
+    seconds = parts.clock() - started
+    while True:
+        try:
+            sums, spent = yield from _passes(parts, batches, normaliser, step)
+            break
+        except StepUndone:  # by what another trial wanted too; the passes that follow are smaller
+            continue
+    seconds += spent
     if not math.isfinite(sums.loss):
         raise _diverged(f"the loss became {sums.loss}", step + 1)
     lr = parts.schedule.lr(step)
-    answer = yield Update(parts.engine, slot, lr)
+    answer: Answer = yield Update(parts.engine, slot, lr)
     norm, seconds = answer.value, seconds + answer.seconds
     if not math.isfinite(norm):
         raise _diverged(f"the gradient norm became {norm}", step + 1)
@@ -118,6 +123,15 @@ def _step(parts: Parts, progress: Progress) -> Work[Progress]:
         }
         parts.tracker.metrics(values, progress.step)
     return progress
+
+
+def _passes(parts: Parts, batches: Sequence[Batch], normaliser: float, step: int) -> Work[tuple[LossSums, float]]:
+    """All micro-batches of a step: what they add up to, and the seconds they took."""
+    sums, seconds = LossSums(), 0.0
+    for micro, batch in enumerate(batches):
+        answer: Answer = yield MicroBatch(parts.engine, parts.slot, batch, normaliser, (step, micro))
+        sums, seconds = sums + answer.value, seconds + answer.seconds
+    return sums, seconds
 
 
 def _diverged(what: str, step: int) -> Diverged:

@@ -9,11 +9,11 @@ a loop ends that loop alone, with the exception as its result.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from ftcluster.engine.shortage import StepUndone, is_shortage, let_go
 from ftcluster.errors import TrialError
 from ftcluster.training.requests import MicroBatch, Request, Update, Work, carry_out
 
@@ -53,7 +53,7 @@ class Pack(Generic[Name, Result]):
         """Carry out what every loop asks for; yields the loops that ended, with their results."""
         answers: list[tuple[_Member[Name, Result], Any]] = []
         for group in self._groups():
-            answers += zip(group, _carried_out([member.request for member in group]), strict=True)
+            answers += zip(group, self._carried_out([member.request for member in group]), strict=True)
         for member, answer in answers:
             ended: Result | Exception
             try:
@@ -89,23 +89,22 @@ class Pack(Generic[Name, Result]):
             if group:
                 yield group
 
+    def _carried_out(self, requests: Sequence[Request]) -> list[Any]:
+        """An answer or an exception for each; a shared pass that changed nothing is tried again trial by trial."""
+        try:
+            return list(carry_out(requests))
+        except TrialError as error:
+            self._ended_badly(requests, error)
+            return [error for _ in requests]
+        except Exception as error:
+            self._ended_badly(requests, error)
+            if len(requests) == 1:
+                return [error]
+        return [answer for request in requests for answer in self._carried_out([request])]
 
-def _carried_out(requests: Sequence[Request]) -> list[Any]:
-    """An answer or an exception for each; a shared pass that changed nothing is tried again trial by trial."""
-    try:
-        return list(carry_out(requests))
-    except TrialError as error:
-        return [_emptied(error) for _ in requests]
-    except Exception as error:
-        if len(requests) == 1:
-            return [_emptied(error)]
-    return [answer for request in requests for answer in _carried_out([request])]
-
-
-def _emptied(error: Exception) -> Exception:
-    """The error, its frames without their variables: a pass's activations, whose memory the next pass may need."""
-    link: BaseException | None = error
-    while link:
-        traceback.clear_frames(link.__traceback__)
-        link = link.__cause__ or link.__context__
-    return error
+    def _ended_badly(self, requests: Sequence[Request], error: Exception) -> None:
+        """Let go of what the error holds; after a shared pass without enough memory, those that follow are smaller."""
+        let_go(error)
+        tokens = sum(len(request.batch.tokens_T) for request in requests if isinstance(request, MicroBatch))
+        if len(requests) > 1 and (isinstance(error, StepUndone) or is_shortage(error)):
+            self._budget = min(self._budget, tokens // 2)

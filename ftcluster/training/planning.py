@@ -13,10 +13,12 @@ from pathlib import Path
 
 import torch
 
+from ftcluster.config.compose import resolve_home
 from ftcluster.config.schema import RunConfig
+from ftcluster.config.sharding import shards
 from ftcluster.contracts.ports import AdapterSettings
 from ftcluster.engine.packed.bank import bucket_of
-from ftcluster.engine.precision import Precision
+from ftcluster.engine.precision import Precision, precision_of
 from ftcluster.errors import ModelError, UsageError
 from ftcluster.models.base import skeleton
 from ftcluster.models.memory import (
@@ -33,8 +35,9 @@ from ftcluster.models.memory import (
 from ftcluster.models.parallel import GPU_GIB, Choice, Wishes, choose, layouts, room, what_would_fit
 from ftcluster.models.size import adapter_parameters
 from ftcluster.models.targets import ALL_LINEAR
+from ftcluster.training.admission import BUDGET_CUDA
 from ftcluster.training.bench import adapter_settings, packs
-from ftcluster.training.host import BUDGET_CUDA
+from ftcluster.training.memory_record import Calibration, Kind, calibration
 from ftcluster.training.rehearsal import Style, rehearse
 
 _MEMORY = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*([KMGT])(i?)B\s*$", re.IGNORECASE)
@@ -85,6 +88,7 @@ class MemoryPlan:
     alternatives: tuple[str, ...]  # what would fit, where nothing was chosen
     sizes: tuple[tuple[int, Choice], ...]  # GiB of a GPU and what it is good for, where no memory is known
     trials_beside: int | None  # LoRA trials on one GPU; None: they cannot share a base
+    calibration: Calibration  # all bytes are multiplied by
 
 
 def parse_memory(text: str) -> int:
@@ -148,6 +152,8 @@ def plan_memory(config: RunConfig, gpus: Gpus, stage: int | None = None, offload
         UsageError: stage and offload rule each other out.
     """
     training = training_of(config)
+    known = calibration(resolve_home(config), kind_of(config))
+    training = replace(training, calibration=known.factor)
     wishes = wishes_of(config, gpus.count, stage, offload)
     _check(training, gpus.count, wishes)
     chosen = choose(training, gpus.memory, gpus.count, wishes) if gpus.memory else None
@@ -166,11 +172,35 @@ def plan_memory(config: RunConfig, gpus: Gpus, stage: int | None = None, offload
         alternatives=tuple(_alternatives(config, training, gpus, wishes)) if gpus.memory and not chosen else (),
         sizes=() if gpus.memory else tuple(_sizes(training, gpus.count, wishes)),
         trials_beside=_beside(config, training, gpus, shown),
+        calibration=known,
     )
 
 
-def training_of(config: RunConfig) -> Training:
-    """What memory depends on.
+def kind_of(config: RunConfig) -> Kind:
+    """Which earlier runs a training is like, on the GPUs that it is planned for."""
+    full = config.adapter.kind == "none"
+    engine = "deepspeed" if shards(config) else "packed" if packs(config) else "local"
+    return Kind(engine, "cpu" if config.engine.device == "cpu" else "cuda", planned_precision(config, full=full).name)
+
+
+def predict(config: RunConfig, tokens: int, longest: int) -> int:
+    """Bytes that a training takes of each device as its config lays it out, for the rows it has.
+
+    ``tokens`` are those of its largest micro-batch, which its ranks divide; ``longest`` are those of a row.
+
+    Raises:
+        ModelError: the model cannot be used or rehearsed, or lacks an adapter target.
+    """
+    ranks, sharded = config.cluster.ranks, shards(config)
+    stage, offload = _told(config) if sharded else (0, None)
+    if stage is None:
+        stage = 2 if config.adapter.kind == "none" else 0
+    layout = Layout(ranks, stage, offload or "none", config.engine.activation_checkpointing)
+    return footprint(training_of(config, longest), layout, max(longest, -(-tokens // ranks))).on_gpu
+
+
+def training_of(config: RunConfig, length: int = 0) -> Training:
+    """What memory depends on; ``length`` of the longest row, where that is less than data.max_length.
 
     Raises:
         ModelError: the model cannot be used, or lacks an adapter target.
@@ -180,8 +210,8 @@ def training_of(config: RunConfig) -> Training:
         remedy = "model.path must name a folder with the config.json of a model; weights are not needed"
         raise ModelError("no config.json there", where=str(folder), remedy=remedy)
     model = skeleton(folder, trust_remote_code=trusted)
-    full, length = config.adapter.kind == "none", config.data.max_length
-    precision = planned_precision(config.engine.precision, full=full)
+    full, length = config.adapter.kind == "none", length or config.data.max_length
+    precision = planned_precision(config, full=full)
     adapter = None if full else adapter_settings(config)
     packed = packs(config)
 
@@ -211,11 +241,11 @@ def _as_stored(adapter: AdapterSettings) -> AdapterSettings:
     return replace(adapter, rank=bucket_of(adapter.rank), targets=(ALL_LINEAR,))
 
 
-def planned_precision(wanted: str, *, full: bool) -> Precision:
+def planned_precision(config: RunConfig, *, full: bool) -> Precision:
     """As ``engine.precision.choose_precision`` decides on a GPU with bf16, wherever the plan is made."""
-    if wanted in ("auto", "bf16"):
-        return Precision(torch.float32 if full else torch.bfloat16, torch.bfloat16)
-    return Precision({"fp32": torch.float32, "fp64": torch.float64}[wanted])
+    engine = config.engine
+    native = "fp32" if engine.device == "cpu" else "bf16"
+    return precision_of(native if engine.precision == "auto" else engine.precision, full=full)
 
 
 def _check(training: Training, gpus: int, wishes: Wishes) -> None:
@@ -285,7 +315,8 @@ def _alternatives(config: RunConfig, training: Training, gpus: Gpus, wishes: Wis
         return found
     smaller = replace(config, adapter=replace(config.adapter, kind="lora"))
     wanted = Wishes(wishes.rows, checkpointing=wishes.checkpointing)
-    if made := choose(training_of(smaller), gpus.memory, gpus.count, wanted):
+    adapted = replace(training_of(smaller), calibration=training.calibration)
+    if made := choose(adapted, gpus.memory, gpus.count, wanted):
         found.append(f"adapter=lora: {made.words}")
     return found
 

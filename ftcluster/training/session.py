@@ -29,12 +29,15 @@ from ftcluster.data.prepared.batches import Efficiency, Loader
 from ftcluster.data.prepared.folder import HeldOut, PreparedData
 from ftcluster.data.prepared.report import Report
 from ftcluster.engine import checkpoint
+from ftcluster.engine.memory import watch_memory
+from ftcluster.engine.precision import choose_device
 from ftcluster.engine.schedule import SHAPES, Schedule
+from ftcluster.engine.sharded.engine import ShardedEngine
 from ftcluster.errors import UsageError
 from ftcluster.evaluation.answers import answer, exact_match
 from ftcluster.evaluation.likelihood import document_losses, loss_metrics
 from ftcluster.tracking.redaction import hide_url_users
-from ftcluster.tracking.system import system_metrics
+from ftcluster.tracking.system import over_ranks, system_metrics
 from ftcluster.training.bench import Bench, adapter_settings, base_revision, opened, tokenizer_of
 from ftcluster.training.loop import Parts, Progress, train
 from ftcluster.training.requests import Work, alone
@@ -118,8 +121,11 @@ class Session:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._config, self._folder, self._tracker = config, folder, tracker
-        self._data = opened(prepared)
+        self._data, self._bench = opened(prepared), bench
+        self._warn, self._named_slow = warn, False
+        warm = bench.holds(config)
         self._engine = bench.engine(config)
+        self._watch = None if self._engine.slots else watch_memory(choose_device(config.engine.device), warm=warm)
         self._slot = bench.slot()
         self.plan = plan(config, self._data)
         self._write_start(prepared)
@@ -129,10 +135,11 @@ class Session:
         except BaseException:
             self._engine.close(self._slot)  # a host goes on with other trials
             raise
+        self._loader = loader_of(config, self._data, self._slot)
         self._parts = Parts(
             engine=self._engine,
             slot=self._slot,
-            loader=loader_of(config, self._data, self._slot),
+            loader=self._loader,
             schedule=_schedule(config, self.plan.total),
             tracker=tracker,
             evaluate=self._measure,
@@ -156,10 +163,12 @@ class Session:
 
         Raises:
             Diverged: see the loop.
+            torch.OutOfMemoryError: a pass did not fit; other engines and devices raise other errors for it.
             BadAdapter: the integrity gate refused the result.
             StoreError: something could not be written.
         """
         goal = min(until or self.plan.total, self.plan.total)
+        self._try_out(goal)
         self.progress = yield from train(self._parts, self.progress, goal)
         finished = self.progress.step >= self.plan.total
         if self.progress.step >= goal and (finished or self._config.adapter.kind == "lora"):
@@ -176,6 +185,32 @@ class Session:
     def run(self, until: int | None = None) -> TrialReport:
         """``work``, carried out alone."""
         return alone(self.work(until), self._parts.clock)
+
+    def sizes(self, until: int | None = None) -> tuple[int, int]:
+        """Tokens of the largest micro-batch up to a step, and of the longest row."""
+        return len(self._loader.widest(self.progress.step, until or self.plan.total).tokens_T), self._loader.longest
+
+    @property
+    def peak(self) -> int:
+        """The most bytes since it was opened; 0 where that cannot be told, or other trials had a part in it."""
+        alone = self._watch is not None and self._bench.trials == self._slot
+        return self._watch() if self._watch and alone else 0
+
+    def _try_out(self, goal: int) -> None:
+        """Find out before the first step whether the largest micro-batch fits.
+
+        Not beside other trials on a CPU, whose admission has measured passes already, and once for all trials that are
+        alike: one pass of a host.
+        """
+        beside = len(self._engine.slots) > 1 and choose_device(self._config.engine.device).type == "cpu"
+        known = self._bench.passed(self._config)
+        if self.progress.step >= goal or beside or known >= self._loader.most_tokens:
+            return
+        widest = self._loader.widest(self.progress.step, goal)
+        tokens = len(widest.tokens_T)
+        if tokens > known:
+            self._engine.try_out(widest)
+            self._bench.note_pass(self._config, tokens)
 
     def _write_start(self, prepared: str) -> None:
         self._folder.path.mkdir(parents=True, exist_ok=True)
@@ -225,7 +260,7 @@ class Session:
         return asked[: self._config.evaluation.generate]
 
     def _save(self, progress: Progress) -> None:
-        self._tracker.metrics(system_metrics(partial(gpu_metrics, self._config.engine.device)), progress.step)
+        self._tracker.metrics(self._telemetry(), progress.step)
 
         def write(folder: Path) -> None:
             self._engine.save(self._slot, folder)
@@ -235,6 +270,23 @@ class Session:
         self._tracker.flush()
         checkpoint.commit(self._folder.checkpoints, progress.step, write)
         checkpoint.collect(self._folder.checkpoints, keep=self._config.engine.keep_checkpoints)
+
+    def _telemetry(self) -> dict[str, float]:
+        measure = partial(system_metrics, partial(gpu_metrics, self._config.engine.device))
+        engine = self._engine
+        if not isinstance(engine, ShardedEngine):
+            return measure()
+        return {**over_ranks(engine.telemetry(measure)), **self._pace(engine)}
+
+    def _pace(self, engine: ShardedEngine) -> dict[str, float]:
+        """How much longer the slowest rank works than the others; one that holds them up is named once."""
+        slowest = engine.slowest()
+        if slowest is None:
+            return {}
+        if slowest.slow and not self._named_slow:
+            self._named_slow = True
+            self._warn(str(slowest))
+        return {"system/slowest_rank_ratio": slowest.ratio}
 
     def _measure(self) -> dict[str, float]:
         settings, held_out = self._config.evaluation, self._data.validation

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ftcluster.config.environment import set_for_libraries
 from ftcluster.config.schema import RunConfig
 from ftcluster.engine.precision import Precision, choose_device, choose_precision
 from ftcluster.engine.sharded.engine import ShardedEngine
-from ftcluster.engine.sharded.ranks import Ranks, Seat, rank_environment
+from ftcluster.engine.sharded.ranks import RankLost, Ranks, Seat, rank_environment
 from ftcluster.engine.sharded.settings import ShardedSettings, deepspeed_config, read_own
 from ftcluster.models.base import quieten_deepspeed
 
@@ -35,24 +36,23 @@ class Sharding:
     precision: Precision
     checkpointing: bool
     deepspeed: str  # its JSON
+    hang_after: float  # seconds that a rank waits for another; 0: as long as it takes
 
     @classmethod
-    def of(cls, config: RunConfig) -> Sharding:
+    def of(cls, config: RunConfig, device: torch.device, precision: Precision) -> Sharding:
         """
         Raises:
             ConfigError: settings that DeepSpeed cannot do, or that the user's own file contradicts.
         """
-        engine, full = config.engine, config.adapter.kind == "none"
-        device = choose_device(engine.device)
-        precision = choose_precision(engine.precision, device, full=full)
         return cls(
             config.model.path,
             config.model.revision,
             config.model.trust_remote_code,
             device.type,
             precision,
-            engine.activation_checkpointing,
+            config.engine.activation_checkpointing,
             json.dumps(deepspeed_of(config, precision), sort_keys=True),
+            config.cluster.hang_after,
         )
 
 
@@ -83,7 +83,8 @@ class Group:
 
     def __init__(self, seat: Seat | None = None) -> None:
         """Without a seat, in a group of its own."""
-        self._seat = seat or Seat("127.0.0.1", free_port(), 0, 1)
+        self._seat = seat
+        self._folder: Path | None = None
         self._ranks: Ranks | None = None
         self._engine: ShardedEngine | None = None
 
@@ -94,20 +95,34 @@ class Group:
             RankLost: some rank did not come, or is gone.
         """
         if self._ranks is None:
-            device = device_of(sharding.device, self._seat)
+            seat = self._seat or Seat("127.0.0.1", free_port(), 0, 1)
+            device = device_of(sharding.device, seat)
             set_for_libraries(rank_environment(device))
-            self._ranks = Ranks(self._seat, device)
+            self._ranks = Ranks(seat, device)
+            self._ranks.stacks = self._folder
         self._dismiss()
         self._ranks.share(sharding)
         self._engine = ShardedEngine(self._ranks, _replica(sharding, self._ranks))
         return self._engine
 
+    def watch(self, folder: Path) -> None:
+        """Ranks that hang leave their stacks in this folder from now on."""
+        self._folder = folder
+        if self._ranks is not None:
+            self._ranks.stacks = folder
+
+    @property
+    def orders(self) -> int:
+        """Led so far: a sign of life."""
+        return self._ranks.orders if self._ranks is not None else 0
+
     def close(self) -> None:
         """Let the others go, and leave with them; of a group that lost a rank nothing is left."""
         if self._ranks is not None and is_initialized():
-            self._dismiss()
-            self._ranks.share(None)
-            self._ranks.close()
+            with suppress(RankLost):  # there is nothing left to do together
+                self._dismiss()
+                self._ranks.share(None)
+                self._ranks.close()
         self._ranks = self._engine = None
 
     def _dismiss(self) -> None:
@@ -144,7 +159,10 @@ def _replica(sharding: Sharding, ranks: Ranks) -> Any:
         trust_remote_code=sharding.trust_remote_code,
     )
     told = json.loads(sharding.deepspeed)
-    return Replica(source, sharding.precision, ranks, told, checkpointing=sharding.checkpointing)
+    replica = Replica(source, sharding.precision, ranks, told, checkpointing=sharding.checkpointing)
+    ranks.assemble()  # imports may take a rank longer than it may hang
+    ranks.limit(sharding.hang_after)
+    return replica
 
 
 def device_of(kind: str, seat: Seat) -> torch.device:

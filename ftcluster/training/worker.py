@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,17 @@ import torch
 
 from ftcluster.config.compose import from_dict
 from ftcluster.config.schema import RunConfig
+from ftcluster.config.sharding import shards
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState, TrialReport
 from ftcluster.engine.checkpoint import storing
-from ftcluster.engine.sharded.ranks import Seat
+from ftcluster.engine.sharded.ranks import RankLost, Seat
+from ftcluster.engine.shortage import give_back, is_shortage, let_go
 from ftcluster.errors import FtclusterError, TrialError
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.bench import Bench
+from ftcluster.training.fitting import does_not_fit, halve, in_use, in_words
+from ftcluster.training.foretelling import foretell, note_foretold, note_peak, refuse
 from ftcluster.training.loop import Progress
 from ftcluster.training.requests import Work, alone
 from ftcluster.training.session import Session, start_records
@@ -59,14 +64,11 @@ class Outcome:
 class Worker:
     """Trains stretches, one or several at a time; ``stop`` may be called from another thread meanwhile."""
 
-    def __init__(self, threads: int = 0, *, gpus: bool = True, seat: Seat | None = None) -> None:
-        """``gpus=False``: a host that reserved none, on a node that may have some for others.
-
-        ``seat``: where this process leads the ranks of a sharded trial.
-        """
+    def __init__(self, threads: int = 0, *, gpus: bool = True) -> None:
+        """``gpus=False``: a host that reserved none, on a node that may have some for others."""
         self._threads = threads
         self._gpus = gpus
-        self.bench = Bench(seat)
+        self.bench = Bench()
         self._stop = threading.Event()
 
     def lead(self, seat: Seat) -> None:
@@ -78,12 +80,12 @@ class Worker:
         return alone(self.work(job, observe))
 
     def config(self, job: Job) -> RunConfig:
-        """A job's config, on this host's devices.
+        """A job's config, on this host's devices, and with the micro-batch that fits where its own did not.
 
         Raises:
             ConfigError: it is none.
         """
-        config = from_dict(job.config)
+        config = in_use(from_dict(job.config), Path(job.folder))
         if not self._gpus and config.engine.device == "auto":
             config = replace(config, engine=replace(config.engine, device="cpu"))
         return config
@@ -91,58 +93,105 @@ class Worker:
     def work(self, job: Job, observe: Callable[[Progress], None] = lambda _: None) -> Work[Outcome]:
         """Train a stretch; every failure comes back in the outcome and is written to the run's spool."""
         folder = RunFolder(Path(job.folder))
-
+        warnings: list[str] = []
+        config: RunConfig | None = None
         try:
             config = self.config(job)
+            self.bench.watch(folder.path)
             if threads := config.engine.threads or self._threads:
                 torch.set_num_threads(threads)
             with storing("the run", folder.path):
-                return (yield from self._train(config, folder, job, observe))
+                return (yield from self._train(config, folder, job, observe, warnings))
         except FtclusterError as error:
-            return Outcome(error=error)
-        except torch.OutOfMemoryError as error:
-            remedy = "halve optim.micro_batch (the batch size and the result stay the same)"
-            return Outcome(error=TrialError(f"out of GPU memory: {error}", where=folder.path.name, remedy=remedy))
-        except Exception as error:  # a defect of ours or of a library: kept in full, told in a line
-            log = folder.path / ERROR_LOG
+            return Outcome(error=error, warnings=tuple(warnings))
+        except Exception as error:
+            if config and is_shortage(error):  # of no pass, so that smaller ones would not help
+                return Outcome(error=does_not_fit(config, folder.path, error))
+            log = folder.path / ERROR_LOG  # a defect of ours or of a library: kept in full, told in a line
             log.write_text(traceback.format_exc())
             return Outcome(
                 error=TrialError(f"{type(error).__name__}: {error}", where=folder.path.name, remedy=f"see {log}")
             )
 
     def _train(
-        self, config: RunConfig, folder: RunFolder, job: Job, observe: Callable[[Progress], None]
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        job: Job,
+        observe: Callable[[Progress], None],
+        warnings: list[str],
     ) -> Work[Outcome]:
-        tracker = SpoolTracker(folder.path)
-        try:
-            if not folder.facts.exists():
-                start_records(tracker, config, dict(job.tags))
-            tracker.state(RunState.RUNNING)
-
-            warnings: list[str] = []
+        with closing(SpoolTracker(folder.path)) as tracker:
 
             def warn(text: str) -> None:
                 warnings.append(text)
                 tracker.tags({"ftcluster.warning": text})
 
-            session = Session(
-                config,
-                folder,
-                job.prepared,
-                self.bench,
-                tracker,
-                observe=observe,
-                stopping=self._stop.is_set,
-                warn=warn,
-            )
-            with session:
-                observe(session.progress)
-                report = yield from session.work(job.until)
-                short = report.step < min(job.until or session.plan.total, session.plan.total)
-            return Outcome(report=report, stopped=short, warnings=tuple(warnings))
-        finally:
-            tracker.close()
+            self._begin(config, folder, job, tracker)
+            outcome: Outcome | None = None
+            while outcome is None:
+                session = Session(
+                    config,
+                    folder,
+                    job.prepared,
+                    self.bench,
+                    tracker,
+                    observe=observe,
+                    stopping=self._stop.is_set,
+                    warn=warn,
+                )
+                with session:
+                    observe(session.progress)
+                    try:
+                        report = yield from session.work(job.until)
+                    except Exception as error:
+                        if not is_shortage(error):
+                            raise
+                        let_go(error)
+                        smaller = _smaller(config, folder.path, session.sizes(job.until), error)
+                        told = f"out of memory with {in_words(config)}; it goes on from its newest checkpoint with "
+                        warn(told + in_words(smaller))
+                        tracker.tags({"ftcluster.micro_batch": in_words(smaller)})
+                        if shards(config):  # no group survives it; whoever starts another has it begin with these
+                            raise RankLost(warnings[-1], where=folder.path.name, remedy="resume it") from None
+                        config = smaller
+                    else:
+                        note_peak(tracker, folder.path, session.peak)
+                        short = report.step < min(job.until or session.plan.total, session.plan.total)
+                        outcome = Outcome(report=report, stopped=short, warnings=tuple(warnings))
+                if outcome is None:
+                    del session
+                    give_back()
+                    if foretold := foretell(config, job.prepared):
+                        note_foretold(tracker, folder.path, foretold)
+            return outcome
+
+    def _begin(self, config: RunConfig, folder: RunFolder, job: Job, tracker: SpoolTracker) -> None:
+        """What is recorded of a run once, and what memory it will take.
+
+        Raises:
+            UsageError: it takes more than there is, and has not begun yet.
+        """
+        fresh = not folder.facts.exists()
+        if fresh:
+            start_records(tracker, config, dict(job.tags))
+        tracker.state(RunState.RUNNING)
+        if fresh and (foretold := foretell(config, job.prepared)):
+            refuse(config, foretold)
+            note_foretold(tracker, folder.path, foretold)
 
     def stop(self) -> None:
         """Save at the next step and return; further jobs return at once after one step."""
         self._stop.set()
+
+
+def _smaller(config: RunConfig, folder: Path, sizes: tuple[int, int], error: Exception) -> RunConfig:
+    """The config to go on with where a pass did not fit.
+
+    Raises:
+        TrialError: nothing smaller is left to try.
+    """
+    made = halve(config, folder, *sizes)
+    if made is None:
+        raise does_not_fit(config, folder, error) from None
+    return made

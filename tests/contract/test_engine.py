@@ -224,6 +224,33 @@ def test_rows_of_weight_zero_are_no_ops(make, tmp_path) -> None:
         assert (tensor - weights_of(padded, 0, tmp_path / f"b-{name}")[name]).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("adapter", [AdapterSettings(rank=4, alpha=8.0, dropout=0.3), None], ids=["lora", "full"])
+def test_a_pass_that_is_tried_out_between_steps_changes_no_bit(make, tmp_path, adapter) -> None:
+    plain, trying = make(torch.float32), make(torch.float32)
+    if adapter is None:
+        trains_whole_models(plain)
+    for engine in (plain, trying):
+        engine.open(opening(0, adapter))
+    losses: dict[int, list[float]] = {0: [], 1: []}
+    for step in range(3):
+        trying.try_out(batch_of(documents(70 + step, count=8)))
+        for number, engine in enumerate((plain, trying)):
+            losses[number] += train(engine, 0, range(step, step + 1), split=2, lr=1e-3)
+    assert losses[0] == losses[1]
+    assert_equal(weights_of(plain, 0, tmp_path / "a"), weights_of(trying, 0, tmp_path / "b"))
+
+
+def test_a_whole_micro_batch_of_weight_zero_before_a_step_changes_no_bit(make, tmp_path) -> None:
+    plain, padded = make(torch.float32), make(torch.float32)
+    for engine in (plain, padded):
+        engine.open(opening())
+    for step in range(2):
+        padded.forward_backward(batch_of([(torch.arange(5, 11), torch.zeros(6))] * 3), {0: 1.0}, {0: (step, 9)})
+        for engine in (plain, padded):
+            train(engine, 0, range(step, step + 1))
+    assert_equal(weights_of(plain, 0, tmp_path / "a"), weights_of(padded, 0, tmp_path / "b"))
+
+
 def test_a_batch_without_any_trained_token_gives_no_gradient(make) -> None:
     engine = make()
     engine.open(opening())

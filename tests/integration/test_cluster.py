@@ -6,14 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from ftcluster.cluster.ray_cluster import Cluster, HostLostError, Resources
+from ftcluster.cluster.host import HostLostError
+from ftcluster.cluster.placement import Resources
+from ftcluster.cluster.ray_cluster import Cluster
 from ftcluster.errors import UsageError
 
 pytestmark = pytest.mark.slow
@@ -48,13 +52,13 @@ def finish(cluster: Cluster, job: Any) -> Any:
 def test_a_host_runs_one_job_after_another_in_the_same_process(cluster: Cluster) -> None:
     host = cluster.start(Resources(1, 0), Echo)
     first, second = (finish(cluster, host.submit(os.getpid)) for _ in range(2))
-    assert first == second == finish(cluster, host.placed()) != os.getpid()
+    assert first == second == finish(cluster, host.arrival()).pid != os.getpid()
     host.kill()
 
 
 def test_a_killed_host_is_reported_as_lost(cluster: Cluster) -> None:
     host = cluster.start(Resources(0.5, 0), Echo)
-    pid = finish(cluster, host.placed())
+    pid = finish(cluster, host.arrival()).pid
     job = host.submit(signal.pause)
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(HostLostError, match="the host was lost"):
@@ -94,15 +98,98 @@ def test_an_address_nobody_answers_at_is_a_usage_error() -> None:
         Cluster("127.0.0.1:1")
 
 
-def test_fractions_of_logical_gpus_make_room_for_several_trials() -> None:
-    program = """
+NODES = """
+from ray.cluster_utils import Cluster as Nodes
+nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1})
+first = nodes.add_node(num_cpus=2, num_gpus=2)
+second = nodes.add_node(num_cpus=2, num_gpus=2)
 import ray
-ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
-from ftcluster.cluster.ray_cluster import Cluster, Resources
-with Cluster() as cluster:
-    assert cluster.resources(1, -1) == Resources(1, 1.0)
-    assert cluster.room(Resources(1, 0.5)) == 4
-    assert cluster.room(Resources(1, 1)) == 2
+ray.init(address=nodes.address, log_to_driver=False)
+from ftcluster.cluster.placement import Resources, Where
+from ftcluster.cluster.ray_cluster import Cluster
+class Echo:
+    def peek(self): return "busy"
+    def meet(self, address, ranks): return address
+    def follow(self, meeting, rank):
+        import time
+        time.sleep(1000)
+def up(cluster, host):
+    assert cluster.wait([host.arrival()], 60)
+    return cluster.result(host.arrival())
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def run(program: str, tmp_path: Path, **variables: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NODES + textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+        cwd=tmp_path,
+        env={**os.environ, **variables},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_gpus_of_several_nodes_are_divided_and_reserved_all_or_none(tmp_path: Path) -> None:
+    run(
+        """
+        with Cluster() as cluster:
+            assert cluster.resources(1, -1) == Resources(1, 1.0)
+            assert cluster.room(Resources(0.5, 0.5)) == 8
+            assert cluster.room(Resources(1, 1)) == 4
+            pair = Resources(1, 1, ranks=2)
+            assert cluster.room(pair) == 2
+            one = cluster.start(pair, Echo)
+            assert up(cluster, one).problems == ()
+            assert len(set(one.nodes)) == 1  # together, since a node is large enough
+            two = cluster.start(Resources(1, 1, ranks=1), Echo, where=Where(excluded=frozenset(one.nodes)))
+            up(cluster, two)
+            assert not set(one.nodes) & set(two.nodes)
+            large = cluster.start(pair, Echo)  # one GPU is left: not even one rank of it is placed
+            assert not cluster.wait([large.arrival()], 3)
+            assert large.nodes == ()
+            assert ray.available_resources().get("GPU", 0) == 1
+            two.kill()
+            up(cluster, large)
+            assert set(large.nodes) == set(ray_node["NodeID"] for ray_node in ray.nodes()
+                                           if ray_node["Resources"].get("GPU")) - set(one.nodes)
+            for host in (one, large):
+                host.kill()
+        """,
+        tmp_path,
+    )
+
+
+def test_a_host_tells_what_is_wrong_with_its_own_gpus_and_types_and_memory_choose_nodes(tmp_path: Path) -> None:
+    script = tmp_path / "gpus.yaml"
+    script.write_text("gpus:\n  GPU-a: {memory_total: 40000000000}\n  GPU-b: {xids: [79], memory_total: 40000000000}\n")
+    run(
+        """
+        import time
+        from pathlib import Path
+        from ftcluster.errors import UsageError
+        with Cluster() as cluster:
+            both = cluster.start(Resources(1, 1, ranks=2), Echo)
+            assert up(cluster, both).problems == ("GPU GPU-b: XID 79: the GPU has fallen off the bus",)
+            one = cluster.start(Resources(1, 1), Echo, where=Where(excluded=frozenset(both.nodes)))
+            assert up(cluster, one).problems == ()
+            assert cluster.room(Resources(1, 1, gpu_type="h100", gpu_memory=10**10)) == 4
+            for wrong in (Resources(1, 1, gpu_type="B200"), Resources(1, 1, gpu_memory=5 * 10**10)):
+                try:
+                    cluster.room(wrong)
+                    raise SystemExit("it was not refused")
+                except UsageError as error:
+                    assert "no node of the cluster has a GPU of the kind" in str(error)
+            assert one.problems == ()
+            Path("gpus.yaml").write_text("gpus:\\n  GPU-a: {recovery_action: 2}\\n  GPU-b: {}\\n")
+            one._health[0]._next = 0.0  # without waiting for half a minute
+            deadline = time.monotonic() + 30
+            while not one.problems and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert one.problems == ("GPU GPU-a: it has failed",)
+        """,
+        tmp_path,
+        FTCLUSTER_GPU_PROBE=str(script),
+    )

@@ -18,6 +18,7 @@ import pytest
 from ftcluster.contracts.trial import RunState
 from ftcluster.ledger.store import Ledger
 from ftcluster.models.tiny import create_tiny_model
+from ftcluster.sweep import timeline
 from ftcluster.tracking.history import read_metrics
 
 pytestmark = pytest.mark.whole
@@ -100,9 +101,9 @@ def test_two_processes_give_the_losses_of_one(
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_rank_ends_the_run_and_resuming_gives_the_same_bits(
-    world: Path, tmp_path: Path, undisturbed: dict[str, list[tuple[int, float]]], rank: int
+@pytest.mark.parametrize("whom", ["a rank", "their starter"])
+def test_a_killed_rank_is_replaced_and_a_killed_starter_takes_all_along_and_both_runs_end_with_the_same_bits(
+    world: Path, tmp_path: Path, undisturbed: dict[str, list[tuple[int, float]]], whom: str
 ) -> None:
     log = tmp_path / "log"
     words = command(world, "name=run", "cluster.ranks=2", "engine=zero3", f"home={tmp_path}")
@@ -112,26 +113,29 @@ def test_a_killed_rank_ends_the_run_and_resuming_gives_the_same_bits(
     deadline = time.monotonic() + 120
     while not any(checkpoints.glob("step-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    others = [each.pid for each in psutil.Process(process.pid).children() if "companions" in " ".join(each.cmdline())]
-    assert len(others) == 1
-    os.kill(process.pid if rank == 0 else others[0], signal.SIGKILL)
+    ranks = [each.pid for each in psutil.Process(process.pid).children() if "ftcluster" in " ".join(each.cmdline())]
+    assert len(ranks) == 2
+    os.kill(process.pid if whom == "their starter" else ranks[0], signal.SIGKILL)
     code = process.wait(120)
-    if rank == 1:
-        assert code == 130, log.read_text()[-3000:]
-        assert "ftcluster train --resume run" in log.read_text()
     deadline = time.monotonic() + 60
-    while psutil.pid_exists(others[0]) and time.monotonic() < deadline:
+    while any(map(psutil.pid_exists, ranks)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not psutil.pid_exists(others[0]), "the other rank outlives its leader"
-    finish([sys.executable, "-m", "ftcluster", "train", "--resume", "run", "--home", str(tmp_path)], tmp_path / "again")
+    assert not any(map(psutil.pid_exists, ranks)), "ranks outlive their starter"
+    if whom == "a rank":
+        assert code == 0, log.read_text()[-3000:]
+        assert "goes on from its newest checkpoint in another group" in log.read_text()
+    else:
+        again = [sys.executable, "-m", "ftcluster", "train", "--resume", "run", "--home", str(tmp_path)]
+        finish(again, tmp_path / "again")
     assert curves(tmp_path, "run") == undisturbed
 
 
 SWEEP = """
 import sys
 from ray.cluster_utils import Cluster as Nodes
-nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 2})
-nodes.add_node(num_cpus=2)
+nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0})
+for _ in range(2):
+    nodes.add_node(num_cpus=2, num_gpus=2)
 import ray
 ray.init(address=nodes.address, log_to_driver=False)
 from ftcluster.cli import main
@@ -140,24 +144,37 @@ sys.exit(main())
 """
 
 
-def test_a_sweep_over_hosts_of_two_ranks_equals_the_runs_alone(world: Path, tmp_path: Path) -> None:
+def test_a_sweep_of_trials_of_one_and_two_ranks_fills_two_nodes_and_each_equals_its_run_alone(
+    world: Path, tmp_path: Path
+) -> None:
     base = [*WORDS, f"model.path={world / 'model'}", f"data.train=[{world / 'rows.jsonl'}]"]
-    base += ["cluster.ranks=2", "engine=zero3"]
     sweep = {
-        "name": "pair",
+        "name": "mixed",
         "base": base,
-        "space": {"adapter.rank": "choice(2, 4, 8)"},
+        "space": {"adapter.rank": "choice(2, 4, 8)", "cluster.ranks": "choice(1, 2)"},
         "sampler": {"name": "grid"},
-        "budget": {"trials": 3},
+        "budget": {"trials": 6},
     }
-    (tmp_path / "pair.yaml").write_text(json.dumps(sweep))
-    words = [sys.executable, "-c", SWEEP, "sweep", str(tmp_path / "pair.yaml"), "--home", str(tmp_path / "home")]
-    finish(words, tmp_path / "log")
-    finish(
-        command(world, "name=alone", "cluster.ranks=2", "engine=zero3", "adapter.rank=4", f"home={tmp_path / 'home'}"),
-        tmp_path / "log2",
-    )
+    (tmp_path / "mixed.yaml").write_text(json.dumps(sweep))
     home = tmp_path / "home"
+    finish(
+        [sys.executable, "-c", SWEEP, "sweep", str(tmp_path / "mixed.yaml"), "--home", str(home)],
+        tmp_path / "log",
+    )
+    spans = timeline.read(home / "mixed")
+    print(*timeline.drawn(spans), sep="\n")
     with Ledger.open(home) as ledger:
-        (trial,) = [row for row in ledger.runs(parent="pair") if row.overrides["adapter.rank"] == 4]
-    assert curves(home, trial.name) == curves(home, "alone")
+        trials = {row.name: row for row in ledger.runs(parent="mixed")}
+    assert [span.end for span in spans] == ["reported"] * 6
+    assert {span.trial: len(span.nodes) for span in spans} == {
+        name: row.overrides["cluster.ranks"] for name, row in trials.items()
+    }
+    assert all(len(set(span.nodes)) == 1 for span in spans)  # two ranks on one node, since it has two GPUs
+    assert len({node for span in spans for node in span.nodes}) == 2
+    used = [sum(len(b.nodes) for b in spans if b.started <= a.started < b.ended) for a in spans]
+    assert max(used) == 4
+    for ranks in (1, 2):
+        words = [f"cluster.ranks={ranks}", "adapter.rank=4", f"home={home}", f"name=alone-{ranks}"]
+        finish(command(world, *words), tmp_path / f"log{ranks}")
+        (trial,) = [t for t in trials.values() if t.overrides == {"adapter.rank": 4, "cluster.ranks": ranks}]
+        assert curves(home, trial.name) == curves(home, f"alone-{ranks}")

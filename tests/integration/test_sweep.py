@@ -198,6 +198,7 @@ def test_where_memory_is_short_trials_wait_and_nothing_else_changes(
     assert_mlflow_agrees(home)
 
 
+@pytest.mark.chaos
 def test_ctrl_c_saves_everything_and_the_printed_command_resumes_to_the_same_result(
     world: Path, tmp_path: Path, undisturbed: tuple[Path, Table]
 ) -> None:
@@ -273,26 +274,33 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.chaos
-def test_a_full_disk_stops_a_sweep_with_a_remedy_and_it_resumes_to_the_same_result(
-    world: Path, tmp_path: Path, small_disk: Path, undisturbed: tuple[Path, Table]
+@pytest.mark.parametrize("patient", [False, True])
+def test_a_full_disk_stops_a_sweep_with_a_remedy_unless_it_is_emptied_soon_and_the_result_is_the_same(
+    world: Path, tmp_path: Path, small_disk: Path, undisturbed: tuple[Path, Table], patient: bool
 ) -> None:
     home, log = small_disk / "home", tmp_path / "log"
-    process = start(command(world, home), log)
+    process = start(command(world, home, *([] if patient else ["cluster.storage_patience=0"])), log)
     wait_for(lambda: any((home / "small").glob("*/checkpoints/step-*")), process, log)
     ballast = small_disk / "ballast"
     with suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(b"x" * 16_384)
-    text = finish(process, log, expected=6)
+    if patient:
+        wait_for(lambda: "trying again for 2:00" in log.read_text(), process, log)
+        ballast.unlink()
+        text = finish(process, log)
+    else:
+        text = finish(process, log, expected=6)
+        ballast.unlink()
+        again = [sys.executable, "-m", "ftcluster", "sweep", "resume", "small", "--home", str(home)]
+        finish(start(again, tmp_path / "again"), tmp_path / "again")
     assert "Traceback" not in text
     assert str(home) in text
-    ballast.unlink()
-    again = [sys.executable, "-m", "ftcluster", "sweep", "resume", "small", "--home", str(home)]
-    finish(start(again, log), log)
     assert outcome(home) == undisturbed[1]
     assert_mlflow_agrees(home)
 
 
+@pytest.mark.chaos
 def test_a_second_driver_on_the_same_sweep_is_refused_by_name(world: Path, tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "log"
     words = ["budget.trials=2", "pruner.name=none", "optim.duration=100000 steps", "evaluation.every=100000 steps"]
@@ -307,6 +315,7 @@ def test_a_second_driver_on_the_same_sweep_is_refused_by_name(world: Path, tmp_p
     finish(process, log, expected=130)
 
 
+@pytest.mark.chaos
 def test_a_diverging_trial_fails_alone_and_full_fine_tunes_sweep_too(world: Path, tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "log"
     words = ["adapter=none", "optim.lr=choice(1e-3, 1e30)", "budget.trials=2", "pruner.name=none", "sampler.name=grid"]

@@ -18,6 +18,8 @@ from ftcluster.contracts.batch import Batch
 from ftcluster.data.prepared.documents import Documents
 from ftcluster.data.prepared.packing import best_fit, packed_slots, padded_slots
 
+_WIDEST_OF = 10_000  # steps that are looked at for the widest micro-batch; 10 microseconds each
+
 
 def collate(documents: Sequence[tuple[NDArray[np.int32], NDArray[np.bool_]]], slots: Sequence[int]) -> Batch:
     """One stream of (tokens, trained) documents; a token's weight is whether the token after it is trained."""
@@ -83,12 +85,30 @@ class Loader:
         return float(self._documents.lengths[self._epoch].sum()) / self.steps_per_epoch
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest document."""
+        return int(self._documents.lengths[self._epoch].max())
+
+    @property
     def most_tokens(self) -> int:
         """Of any micro-batch there can be, at most."""
         lengths = np.sort(self._documents.lengths[self._epoch])
         if self._micro_tokens:
             return max(self._micro_tokens, int(lengths[-1]))
         return int(lengths[-self._micro_batch :].sum())
+
+    def widest(self, first: int, until: int) -> Batch:
+        """The micro-batch with the most tokens of steps ``first`` to ``until``, or of the first 10,000 of them."""
+        steps = range(first, max(first + 1, min(until, first + _WIDEST_OF)))
+        widest = max(steps, key=self._width)
+        return max(self.step_batches(widest), key=lambda batch: len(batch.tokens_T))
+
+    def _width(self, step: int) -> int:
+        """Tokens of a step's largest micro-batch; where they are filled by best fit, what it may hold."""
+        lengths = np.sort(self._documents.lengths[self._chosen(step)])
+        if self._micro_tokens:
+            return min(int(lengths.sum()), max(self._micro_tokens, int(lengths[-1])))
+        return int(np.add.reduceat(lengths, np.arange(0, len(lengths), self._micro_batch)).max())
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The documents of an epoch in the order in which they are read.

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ftcluster.engine.packed.adamw import Update, adamw_, clip_factor
+from ftcluster.engine.shortage import is_shortage, let_go
 
 BUCKETS = (8, 16, 32, 64, 128, 256)
 _TABLES = ("master", "gradient", "first", "second")
@@ -142,6 +143,10 @@ class Bank:
         values = getattr(self, table)
         return self._view_a(values, row, site)[:rank], self._view_b(values, row, site)[:, :rank]
 
+    def clear_gradient(self, row: int) -> None:
+        """Forget a row's gradients."""
+        self.gradient[row].zero_()
+
     def clear_state(self, row: int) -> None:
         """Forget a row's gradients and moments."""
         for table in (self.gradient, self.first, self.second):
@@ -170,17 +175,31 @@ class Bank:
 
     @torch.no_grad()
     def step(self, updates: Mapping[int, Update]) -> dict[int, float]:
-        """One optimizer step of the given rows, and of no other; returns each row's gradient norm before clipping."""
+        """One optimizer step of the given rows, and of no other; returns each row's gradient norm before clipping.
+
+        Where memory is not enough for all of them at once, one after the other: a row's bits are the same.
+        """
+        try:
+            return self._step(updates)
+        except Exception as error:
+            if len(updates) == 1 or not is_shortage(error):
+                raise
+            let_go(error)
+        return {row: norm for row, update in updates.items() for norm in self._step({row: update}).values()}
+
+    def _step(self, updates: Mapping[int, Update]) -> dict[int, float]:
+        """No table is changed before everything new was computed."""
         rows = list(updates)
         # Row by row, so that the order of summation cannot depend on how many rows are stepped together.
         norms = {row: float(torch.linalg.vector_norm(self.gradient[row])) for row in rows}
-        for row in rows:
+        index = torch.tensor(rows, device=self.device)
+        gradient = self.gradient[index]
+        for place, row in enumerate(rows):
             factor = clip_factor(norms[row], updates[row].settings.clip)
             if factor != 1.0:
-                self.gradient[row].mul_(factor)
-        index = torch.tensor(rows, device=self.device)
+                gradient[place].mul_(factor)
         master, first, second = self.master[index], self.first[index], self.second[index]
-        adamw_(master, self.gradient[index], first, second, [updates[row] for row in rows], self._is_b)
+        adamw_(master, gradient, first, second, [updates[row] for row in rows], self._is_b)
         self.master[index], self.first[index], self.second[index] = master, first, second
         self.gradient[index] = 0
         if self._shadow is not self.master:

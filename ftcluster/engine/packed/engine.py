@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,8 @@ from ftcluster.engine.packed.layer import PackedActivation, PackedLinear
 from ftcluster.engine.packed.route import Pass, Route, Segment
 from ftcluster.engine.precision import Precision
 from ftcluster.engine.saved import OPTIMIZER, check_base
+from ftcluster.engine.shortage import StepUndone, is_shortage, let_go
+from ftcluster.engine.sums import document_sums
 from ftcluster.errors import TrialError
 from ftcluster.models import adapters
 from ftcluster.models.activations import activations
@@ -186,9 +189,21 @@ class PackedEngine:
                 weight = float(each.weights_N.double().sum())
                 sums[each.slot] = LossSums(float(total.detach()), weight, len(each.batch.tokens_T))
             if totals:
-                with _shared("a pass", alone=len(sums) == 1):
+                undo = partial(self._forget_gradients, list(sums))
+                with _shared("a pass", alone=len(sums) == 1, undo=undo):
                     torch.autograd.backward(totals)
         return sums
+
+    def try_out(self, batch: Batch) -> None:
+        slots = sorted(set(batch.slots))
+        try:
+            self.forward_backward(batch, dict.fromkeys(slots, float("inf")), dict.fromkeys(slots, (0, 0)))
+        finally:
+            self._forget_gradients(slots)
+
+    def _forget_gradients(self, slots: Sequence[int]) -> None:
+        for trial in map(self._trials.__getitem__, slots):
+            trial.bank.clear_gradient(trial.row)
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> list[LossSums]:
@@ -196,12 +211,9 @@ class PackedEngine:
         with self._pass(batch, None) as found:
             for each in found:
                 rows = [row for row, owner in enumerate(batch.slots) if owner == each.slot]
-                documents_N = each.batch.documents_T[each.at_N]
-                loss_B, weight_B = torch.zeros(2, len(rows), dtype=torch.float64)
-                loss_B.index_add_(0, documents_N, (each.losses_N * each.weights_N).double().cpu())
-                weight_B.index_add_(0, documents_N, each.weights_N.double().cpu())
-                for i, row in enumerate(rows):
-                    sums[row] = LossSums(loss_B[i].item(), weight_B[i].item(), each.batch.lengths[i])
+                added = document_sums(each.batch, each.at_N, each.losses_N, each.weights_N)
+                for row, own in zip(rows, added, strict=True):
+                    sums[row] = own
         return sums
 
     @contextmanager
@@ -355,17 +367,22 @@ class PackedEngine:
 
 
 @contextmanager
-def _shared(what: str, *, alone: bool) -> Iterator[None]:
+def _shared(what: str, *, alone: bool, undo: Callable[[], None] | None = None) -> Iterator[None]:
     """Around what changes trials, and must not be tried again once it did so for some of them.
 
     Raises:
-        TrialError: it failed with several trials in it.
+        StepUndone: memory ran out with several trials in it, and ``undo`` made them ready to begin their steps again.
+        TrialError: it failed otherwise with several trials in it.
     """
     try:
         yield
     except Exception as error:
         if alone:
             raise
+        if undo and is_shortage(error):
+            let_go(error)
+            undo()
+            raise StepUndone(f"{what} of several trials ran out of memory: {error}") from None
         remedy = "lower cluster.trials_per_host or optim.micro_batch"
         raise TrialError(f"{what} of several trials failed half-way: {error}", remedy=remedy) from error
 

@@ -8,7 +8,7 @@ Each call is handed to all ranks and ends when all have carried it out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.distributed import is_initialized
 
 from ftcluster.contracts.batch import Batch, LossSums
 from ftcluster.contracts.ports import TrialOpening
+from ftcluster.engine.sharded.pace import Slowest, slowest
 from ftcluster.engine.sharded.ranks import Ranks
 
 
@@ -47,6 +48,14 @@ class ShardedEngine:
         sums: dict[int, LossSums] = self._all("forward_backward", batch, dict(normalisers), dict(clock))
         return sums
 
+    def try_out(self, batch: Batch) -> None:
+        self._all("try_out", batch)
+
+    def telemetry(self, measure: Callable[[], Mapping[str, float]]) -> list[dict[str, float]]:
+        """What each rank measures of itself; ``measure`` travels to them by its name."""
+        found: list[dict[str, float]] = self._all("telemetry", measure)
+        return found
+
     def evaluate(self, batch: Batch) -> list[LossSums]:
         sums: list[LossSums] = self._all("evaluate", batch)
         return sums
@@ -63,6 +72,10 @@ class ShardedEngine:
     def step_many(self, rates: Mapping[int, float]) -> dict[int, float]:
         norms: dict[int, float] = self._all("step_many", dict(rates))
         return norms
+
+    def slowest(self) -> Slowest | None:
+        """Which rank the others wait for, once enough passes have shown it."""
+        return slowest(self._ranks.hosts, self._all("stints"))
 
     def save(self, slot: int, folder: Path) -> None:
         self._all("save", slot, folder)

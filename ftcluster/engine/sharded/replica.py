@@ -13,7 +13,7 @@ saved empty. All ranks go on with equal adapters, because they add up equal grad
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -30,6 +30,7 @@ from ftcluster.engine.saved import OPTIMIZER
 from ftcluster.engine.sharded.division import Part, part_of
 from ftcluster.engine.sharded.dropout import Stream, drop_by_stream
 from ftcluster.engine.sharded.loading import BaseSource, check_sharded_isolation, settle_deepspeed
+from ftcluster.engine.sharded.pace import Stint
 from ftcluster.engine.sharded.partitioned import (
     MOMENTS,
     Through,
@@ -168,6 +169,25 @@ class Replica(LocalEngine):
         self._ranks.total(losses_S)
         return {slot: replace(sums[slot], loss=loss) for slot, loss in zip(slots, losses_S.tolist(), strict=True)}
 
+    def try_out(self, batch: Batch) -> None:
+        slots = sorted(set(batch.slots))
+        try:
+            for slot in slots:
+                mine = batch.select(slot)
+                self._pass(part_of(mine, *self._seat), slot, float("inf"), (0, 0), mine)
+        finally:
+            for slot in slots:
+                self._forget_gradients(slot)
+
+    def _forget_gradients(self, slot: int) -> None:
+        engine = self._engines.get(slot)
+        if engine is None:
+            for parameter in self._trials[slot].parameters.values():
+                parameter.grad = None
+        else:
+            self._due.discard(slot)
+            engine.optimizer.zero_grad()
+
     def _pass(self, part: Part, slot: int, normaliser: float, clock: tuple[int, int], whole: Batch) -> float:
         """Loss sum of this rank's documents."""
         if slot in self._engines:
@@ -180,6 +200,7 @@ class Replica(LocalEngine):
             normaliser = float("inf")
         with self._stream.of(len(whole.tokens_T), part.places_T.to(self._ranks.device)):
             sums = super().forward_backward(batch, {slot: normaliser}, {slot: clock})
+        self._ranks.worked(len(batch.tokens_T) if trained else 0)
         return sums[slot].loss if trained else 0.0
 
     @property
@@ -229,6 +250,14 @@ class Replica(LocalEngine):
             whole = self._ranks.total(torch.cat([gradient.flatten() for gradient in bucket]))
             for gradient, added in zip(bucket, whole.split_with_sizes([g.numel() for g in bucket]), strict=True):
                 gradient.copy_(added.view_as(gradient))
+
+    def telemetry(self, measure: Callable[[], Mapping[str, float]]) -> list[dict[str, float]]:
+        """What each rank measures of itself, in their order."""
+        return self._ranks.gather(dict(measure()))
+
+    def stints(self) -> list[list[Stint]]:
+        """Of each rank's newest passes, in their order."""
+        return self._ranks.gather(list(self._ranks.stints))
 
     # Files -------------------------------------------------------------------------------------------------------
 

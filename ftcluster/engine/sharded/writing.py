@@ -38,13 +38,15 @@ class Writer:
 
     def tensors(self, path: Path, shapes: Shapes, tensors: Iterable[Tensor], dtype: torch.dtype) -> None:
         """One file; takes as many of ``tensors`` as there are names."""
-        coming = iter(tensors)
-        with ExitStack() as stack:
-            opened: list[TensorFile] = []
-            self._try(lambda: opened.append(stack.enter_context(TensorFile(path, shapes, dtype))))
-            for _ in shapes:
-                self._write(opened, next(coming))
-            self._try(stack.close)  # what is still buffered
+        coming, stack = iter(tensors), ExitStack()
+        opened: list[TensorFile] = []
+        self._try(lambda: opened.append(stack.enter_context(TensorFile(path, shapes, dtype))))
+        for _ in shapes:
+            self._write(opened, next(coming))
+        try:
+            stack.close()  # writes what is still buffered
+        except OSError as error:
+            self._problem = self._problem or error
 
     def _write(self, opened: list[TensorFile], tensor: Tensor) -> None:
         self._try(lambda: opened[0].write(tensor))

@@ -94,8 +94,13 @@ def test_stage_and_offload_are_kept_to(model: Path, capsys: pytest.CaptureFixtur
     assert (chosen["stage"], chosen["offload"]) == (3, "optimizer")
 
 
-def test_where_nothing_fits_it_says_what_would(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*words(model, "adapter=none"), "--gpu-memory", "6GiB", "--offload", "none"]) == 0
+def test_where_nothing_fits_it_says_what_would_and_a_script_does_not_go_on(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [*words(model, "adapter=none"), "--gpu-memory", "6GiB", "--offload", "none"]
+    assert main([*asked, "--json"]) == UsageError.exit_code
+    assert json.loads(capsys.readouterr().out)["chosen"] is None
+    assert main(asked) == UsageError.exit_code
     text = capsys.readouterr().out
     assert "does not fit 1 x 6.0 GiB" in text
     assert "would fit: a GPU of 12 GiB: one GPU on its own" in text
@@ -192,3 +197,29 @@ def test_the_rows_of_a_pass_are_divided_among_gpus() -> None:
     assert wishes_of(config, 6).rows == 3
     by_tokens = compose(["experiment=lora_sft", "optim.micro_tokens=4096", "data.max_length=512"])
     assert wishes_of(by_tokens, 1).rows == 8
+
+
+def test_what_earlier_runs_of_the_home_measured_calibrates_the_plan(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_kind = {"engine": "packed", "device": "cuda", "precision": "bf16", "predicted": 1000}
+    for name, record in {
+        "one": {**of_kind, "measured": 1100},
+        "sweep/two": {**of_kind, "measured": 1300},
+        "sweep/three": {**of_kind, "measured": 1200},
+        "not-measured": of_kind,
+        "on-a-cpu": {**of_kind, "device": "cpu", "measured": 9000},
+        "damaged": "{",
+    }.items():
+        (tmp_path / name).mkdir(parents=True)
+        text = record if isinstance(record, str) else json.dumps(record)
+        (tmp_path / name / "memory.json").write_text(text)
+    asked = ("adapter=lora", "--gpu-memory", "24GiB")
+    plain = planned(capsys, model, *asked, f"home={tmp_path / 'none'}")
+    found = planned(capsys, model, *asked, f"home={tmp_path}")
+    assert plain["calibration"] == {"runs": 0, "factor": 1.0}
+    assert found["calibration"] == {"runs": 3, "factor": 1.2}
+    for before, after in zip(plain["candidates"], found["candidates"], strict=True):
+        assert after["bytes"]["on_gpu"] == pytest.approx(1.2 * before["bytes"]["on_gpu"], abs=9)
+    assert main([*words(model, *asked), f"home={tmp_path}"]) == 0
+    assert "calibrated by 3 runs: x1.20" in capsys.readouterr().out

@@ -152,3 +152,26 @@ def test_documents_are_counted_from_zero_and_only_to_their_end() -> None:
     for index in (-1, 2):
         with pytest.raises(IndexError, match=f"document {index} of 2"):
             documents.get(index)
+
+
+@given(lengths, st.integers(1, 5), st.integers(1, 3), st.integers(0, 3))
+def test_the_widest_micro_batch_is_one_that_comes_and_none_is_wider(
+    sizes: list[int], batch_size: int, micro: int, first: int
+) -> None:
+    loader = Loader(_documents(sizes), batch_size, micro, seed=3)
+    until = first + 2 * loader.steps_per_epoch
+    coming = [batch for step in range(first, until) for batch in loader.step_batches(step)]
+    widest = loader.widest(first, until)
+    assert len(widest.tokens_T) == max(len(batch.tokens_T) for batch in coming) <= loader.most_tokens
+    assert any(batch.tokens_T.tolist() == widest.tokens_T.tolist() for batch in coming)
+    assert loader.longest == max(sizes)
+
+
+def test_of_micro_batches_filled_by_best_fit_it_is_from_the_step_that_may_fill_one() -> None:
+    loader = Loader(_documents([2, 2, 9, 12, 1, 1]), 2, 1, seed=3, micro_tokens=12)
+    assert len(loader.widest(0, loader.steps_per_epoch).tokens_T) == 12
+
+
+def test_a_stretch_without_steps_has_the_one_that_would_come() -> None:
+    loader = Loader(_documents([3, 4, 5]), 3, 3, seed=3)
+    assert len(loader.widest(7, 7).tokens_T) == 12

@@ -10,7 +10,7 @@ import torch
 
 from ftcluster.contracts.ports import AdapterSettings, OptimizerSettings, TrialOpening
 from ftcluster.engine import memory
-from ftcluster.engine.memory import free, measure_passes, peak
+from ftcluster.engine.memory import free, measure_passes, peak, watch_memory
 from ftcluster.engine.packed.engine import PackedEngine
 from ftcluster.engine.precision import Precision
 from ftcluster.models.base import load_base
@@ -77,3 +77,18 @@ def test_what_is_free_is_bounded_by_the_machine_the_container_and_the_limit(
     (tmp_path / "memory.max").write_text(f"{5 * 2**20}\n")
     (tmp_path / "memory.current").write_text(f"{4 * 2**20}\n")
     assert free(CPU) == 2**20
+
+
+def test_what_a_process_grows_by_is_told_where_it_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_TELLING", 2**28)
+    peak = watch_memory(torch.device("cpu"), warm=False)
+    assert peak is not None
+    assert peak() == 0, "what little comes of the interpreter is no measure"
+    held = torch.ones(80 * 2**20)
+    assert held.nbytes < peak() < held.nbytes + 2**28
+    del held
+    assert peak() > 2**28, "it is the highest moment that counts"
+
+
+def test_of_a_process_that_holds_its_base_already_nothing_can_be_told() -> None:
+    assert watch_memory(torch.device("cpu"), warm=True) is None

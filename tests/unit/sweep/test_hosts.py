@@ -1,4 +1,4 @@
-"""Places for trials on hosts: spread evenly, never more than asked for, and gone with a host that is lost."""
+"""Places for trials on hosts: spread evenly, no more than asked for, made where there is room, gone with lost hosts."""
 
 from __future__ import annotations
 
@@ -7,165 +7,285 @@ from typing import Any, cast
 
 import pytest
 
-from ftcluster.cluster.ray_cluster import HostLostError, Resources
-from ftcluster.sweep.hosts import HostPool
+from ftcluster.cluster.host import Arrival, HostLostError
+from ftcluster.cluster.placement import NodeRoom, Resources, Where, place, together, without
+from ftcluster.sweep import hosts as module
+from ftcluster.sweep.hosts import HostPool, Shape, Wish
+
+SMALL, LARGE = Shape(Resources(1, 1)), Shape(Resources(1, 1, ranks=2))
 
 
 class SimpleHost:
     """A host without a process."""
 
-    def __init__(self, number: int) -> None:
-        self.number, self.killed, self.broken = number, False, False
+    def __init__(self, number: int, nodes: tuple[str, ...]) -> None:
+        self.number, self.nodes, self.killed, self.broken = number, nodes, False, ""
 
-    def placed(self) -> str:
-        return f"placed {self.number}"
+    def arrival(self) -> str:
+        return f"arrival {self.number}"
 
     def kill(self) -> None:
         self.killed = True
 
 
 class SimpleCluster:
-    """Room for some hosts; every handle has ended, but those of hosts that are still to come up."""
+    """Nodes with GPUs; every handle has ended, but those of hosts that are still to come up."""
 
-    def __init__(self, room: int) -> None:
-        self._room = room
+    def __init__(self, **gpus: int) -> None:
+        self.all = [NodeRoom(name, 64, count) for name, count in gpus.items()]
         self.started: list[SimpleHost] = []
         self.waiting: set[str] = set()
         self.dying: set[str] = set()
+        self.unfit: set[str] = set()
 
-    def room(self, _: Resources) -> int:
-        return self._room
+    def suitable(self, _: Resources) -> list[NodeRoom]:
+        return self.all
 
-    def start(self, resources: Resources, factory: Callable[[], Any], jobs: int) -> SimpleHost:  # noqa: ARG002
-        self.started.append(SimpleHost(len(self.started)))
+    def where(self, wanted: Resources, excluded: frozenset[str]) -> Where:
+        return Where(together(self.all, wanted), None, excluded)
+
+    def start(self, resources: Resources, factory: Callable[[], Any], jobs: int, where: Where) -> SimpleHost:  # noqa: ARG002
+        left = without(self.all, where.excluded)
+        for host in self.started:
+            if not host.killed:
+                left = [node.less(resources, host.nodes.count(node.id)) for node in left]
+        nodes = place(left, resources, on_one_node=where.on_one_node)
+        assert nodes, "a host was started where none fits"
+        self.started.append(SimpleHost(len(self.started), nodes))
         return self.started[-1]
 
     def wait(self, handles: list[str], timeout: float) -> list[str]:  # noqa: ARG002
         return [handle for handle in handles if handle not in self.waiting]
 
-    def result(self, handle: str) -> str:
+    def result(self, handle: str) -> Arrival:
         if handle in self.dying:
             raise HostLostError("it died")
-        return handle
+        return Arrival(1, ("GPU-b: XID 79",) if handle in self.unfit else ())
 
 
-def pool(cluster: SimpleCluster, most: int, places: int) -> HostPool:
-    return HostPool(cast(Any, cluster), Resources(1, 0), most, object, places)
+def pool(cluster: SimpleCluster, most: int = 8) -> HostPool:
+    return HostPool(cast(Any, cluster), lambda _: object, most)
 
 
-def numbers(taken: list[Any]) -> list[int]:
-    return [host.number for host in taken]
+def opened(cluster: SimpleCluster, most: int = 8, shape: Shape = SMALL) -> HostPool:
+    """With hosts that are up wherever there is room."""
+    hosts = pool(cluster, most)
+    hosts.arrange([], [shape] * most)
+    hosts.wait([], 0)
+    return hosts
+
+
+def taken(hosts: HostPool, wish: Wish) -> Any:
+    host = hosts.take(wish)
+    assert host is not None
+    return host
+
+
+def packed(places: int) -> Shape:
+    return Shape(Resources(1, 1), places)
 
 
 def test_trials_are_spread_over_hosts_before_they_share_one() -> None:
-    with pool(SimpleCluster(2), most=10, places=2) as hosts:
-        assert not hosts.idle
-        hosts.wait([], 0)
-        assert numbers([hosts.take() for _ in range(4)]) == [0, 1, 0, 1]
-        assert not hosts.idle
-        with pytest.raises(LookupError, match="no host has a free place"):
-            hosts.take()
+    wish = Wish(packed(2))
+    hosts = pool(SimpleCluster(one=2), most=10)
+    hosts.arrange([], [wish.shape] * 10)
+    assert not hosts.idle
+    hosts.wait([], 0)
+    assert [taken(hosts, wish).number for _ in range(4)] == [0, 1, 0, 1]
+    assert not hosts.idle
+    assert hosts.take(wish) is None
 
 
 def test_no_more_trials_run_than_were_asked_for_and_a_place_given_back_is_free_again() -> None:
-    with pool(SimpleCluster(2), most=3, places=4) as hosts:
+    wish = Wish(packed(4))
+    hosts = opened(SimpleCluster(one=2), 3, wish.shape)
+    there = [taken(hosts, wish) for _ in range(3)]
+    assert hosts.take(wish) is None
+    hosts.give_back(there[1])
+    assert hosts.take(wish) is there[1]
+
+
+def test_a_host_that_is_still_to_come_up_gets_no_trial_and_no_second_one_is_started_for_it() -> None:
+    cluster = SimpleCluster(one=2)
+    cluster.waiting.add("arrival 0")
+    hosts = pool(cluster)
+    hosts.arrange([Wish(SMALL)])
+    assert hosts.wait(["a job"], 0) == ["a job"]
+    assert hosts.take(Wish(SMALL)) is None
+    hosts.arrange([Wish(SMALL)])
+    assert len(cluster.started) == 1
+    cluster.waiting.clear()
+    hosts.wait([], 0)
+    assert taken(hosts, Wish(SMALL)).number == 0
+
+
+def test_a_lost_host_is_told_of_once_and_another_one_started_on_another_node_if_there_is_one() -> None:
+    cluster = SimpleCluster(one=1, two=1)
+    hosts = pool(cluster)
+    hosts.arrange([Wish(SMALL)])
+    hosts.wait([], 0)
+    lost = taken(hosts, Wish(SMALL))
+    assert hosts.lost(lost) == {"one"}
+    assert hosts.lost(lost) == frozenset()
+    hosts.give_back(lost)  # a trial that ended before the host did
+    assert lost.killed
+    wish = Wish(SMALL, frozenset({"one"}))
+    hosts.arrange([wish])
+    hosts.wait([], 0)
+    assert taken(hosts, wish).nodes == ("two",)
+    cluster.all.pop()  # with the other node gone, the first one has to do
+    hosts.arrange([wish])
+    hosts.wait([], 0)
+    assert taken(hosts, wish).nodes == ("one",)
+
+
+def test_hosts_that_die_while_they_start_are_an_error_the_fourth_time_in_a_row() -> None:
+    cluster = SimpleCluster(one=1)
+    cluster.dying |= {f"arrival {number}" for number in range(9) if number != 3}
+    hosts = pool(cluster)
+    for _ in range(4):  # three that die, one that comes up
+        hosts.arrange([Wish(SMALL)])
         hosts.wait([], 0)
-        assert hosts.empty
-        taken = [hosts.take() for _ in range(3)]
-        assert (hosts.idle, hosts.empty) == (False, False)
-        hosts.give_back(taken[1])
-        assert hosts.take() is taken[1]
-        for host in taken:
-            hosts.give_back(host)
-        assert hosts.empty
-
-
-def test_a_host_that_is_still_to_come_up_gets_no_trial() -> None:
-    cluster = SimpleCluster(2)
-    cluster.waiting.add("placed 0")
-    with pool(cluster, most=8, places=1) as hosts:
-        assert hosts.wait(["a job"], 0) == ["a job"]
-        assert hosts.take().number == 1
-        assert not hosts.idle
-        cluster.waiting.clear()
+    hosts.lost(taken(hosts, Wish(SMALL)))
+    for _ in range(3):
+        hosts.arrange([Wish(SMALL)])
         hosts.wait([], 0)
-        assert hosts.take().number == 0
-
-
-def test_a_lost_host_is_replaced_once_however_many_of_its_trials_tell_of_it() -> None:
-    cluster = SimpleCluster(1)
-    with pool(cluster, most=8, places=3) as hosts:
+    hosts.arrange([Wish(SMALL)])
+    with pytest.raises(HostLostError, match="it died"):
         hosts.wait([], 0)
-        lost = [hosts.take() for _ in range(3)]
-        for host in lost:
-            hosts.replace(host)
-        hosts.give_back(lost[0])  # a trial that ended before the host did
-        assert len(cluster.started) == 2
-        assert cluster.started[0].killed
-        assert not hosts.empty
-        hosts.wait([], 0)
-        assert hosts.empty
-        assert numbers([hosts.take() for _ in range(3)]) == [1, 1, 1]
-
-
-def test_hosts_that_die_while_they_start_are_replaced_three_times() -> None:
-    cluster = SimpleCluster(1)
-    cluster.dying |= {f"placed {number}" for number in range(9)}
-    with pool(cluster, most=1, places=1) as hosts:
-        for _ in range(3):
-            hosts.wait([], 0)
-        with pytest.raises(HostLostError, match="it died"):
-            hosts.wait([], 0)
 
 
 def test_all_hosts_end_with_the_pool() -> None:
-    cluster = SimpleCluster(3)
-    with pool(cluster, most=2, places=1):
+    cluster = SimpleCluster(one=3)
+    with opened(cluster, most=2):
         assert len(cluster.started) == 2
     assert all(host.killed for host in cluster.started)
 
 
 def test_a_trial_that_is_to_be_alone_gets_a_host_nobody_joins_until_it_ends() -> None:
-    with pool(SimpleCluster(2), most=8, places=2) as hosts:
-        hosts.wait([], 0)
-        first = hosts.take()
-        lonely = hosts.take(alone=True)
-        assert lonely is not first
-        assert not hosts.has_place(alone=True)
-        assert hosts.take() is first
-        assert not hosts.idle
-        with pytest.raises(LookupError, match="no host is free"):
-            hosts.take(alone=True)
-        hosts.give_back(lonely)
-        assert hosts.take() is lonely
+    wish, alone = Wish(packed(2)), Wish(packed(2), alone=True)
+    hosts = opened(SimpleCluster(one=2), 8, wish.shape)
+    first = taken(hosts, wish)
+    lonely = taken(hosts, alone)
+    assert lonely is not first
+    assert hosts.take(alone) is None
+    assert hosts.take(wish) is first
+    assert not hosts.idle
+    hosts.give_back(lonely)
+    assert hosts.take(wish) is lonely
 
 
 def test_a_host_that_refused_gets_no_trial_until_one_of_its_own_has_ended() -> None:
-    with pool(SimpleCluster(2), most=8, places=3) as hosts:
-        hosts.wait([], 0)
-        one, two, third = hosts.take(), hosts.take(), hosts.take()
-        assert third is one
-        hosts.refused(one)
-        assert numbers([hosts.take(), hosts.take()]) == [two.number, two.number]
-        assert not hosts.idle
-        hosts.give_back(one)
-        assert hosts.take() is one
+    wish = Wish(packed(3))
+    hosts = opened(SimpleCluster(one=2), 8, wish.shape)
+    one, two, third = (taken(hosts, wish) for _ in range(3))
+    assert third is one
+    hosts.refused(one)
+    assert [taken(hosts, wish).number for _ in range(2)] == [two.number, two.number]
+    assert not hosts.idle
+    hosts.give_back(one)
+    assert hosts.take(wish) is one
 
 
 def test_a_host_whose_trials_ended_while_it_refused_another_is_free() -> None:
-    with pool(SimpleCluster(1), most=8, places=3) as hosts:
-        hosts.wait([], 0)
-        host = hosts.take()
-        hosts.take()
-        hosts.give_back(host)
-        hosts.refused(host)
-        assert hosts.take() is host
+    wish = Wish(packed(3))
+    hosts = opened(SimpleCluster(one=1), 8, wish.shape)
+    host = taken(hosts, wish)
+    taken(hosts, wish)
+    hosts.give_back(host)
+    hosts.refused(host)
+    assert hosts.take(wish) is host
 
 
-def test_a_host_without_one_of_its_ranks_is_ended_so_that_its_jobs_tell_of_it() -> None:
-    cluster = SimpleCluster(2)
-    with pool(cluster, most=8, places=1) as hosts:
+def test_of_hosts_without_one_of_their_ranks_a_busy_one_is_killed_and_an_idle_one_replaced() -> None:
+    cluster = SimpleCluster(one=2)
+    hosts = opened(cluster)
+    busy = taken(hosts, Wish(SMALL))
+    for host in cluster.started:
+        host.broken = "rank 1 is gone"
+    hosts.wait(["a job"], 0)
+    assert all(host.killed for host in cluster.started)
+    assert hosts.hosts == [busy]  # until its job tells
+    hosts.arrange([], [SMALL] * 8)
+    assert len(cluster.started) == 3
+
+
+def test_idle_hosts_go_where_a_larger_one_is_wanted_and_no_more_of_them_than_needed() -> None:
+    cluster = SimpleCluster(one=2, two=2)
+    hosts = opened(cluster)
+    busy = taken(hosts, Wish(SMALL))
+    assert busy.nodes == ("one",)
+    hosts.arrange([Wish(LARGE)])
+    hosts.wait([], 0)
+    assert taken(hosts, Wish(LARGE)).nodes == ("two", "two")
+    assert [host.nodes for host in cluster.started if host.killed] == [("two",), ("two",)]
+
+
+def test_trials_that_may_come_later_end_no_host() -> None:
+    cluster = SimpleCluster(one=2)
+    hosts = opened(cluster)
+    hosts.arrange([], [LARGE])
+    assert len(cluster.started) == 2
+    assert not any(host.killed for host in cluster.started)
+
+
+def test_a_node_that_joins_late_is_used() -> None:
+    cluster = SimpleCluster(one=1)
+    hosts = opened(cluster)
+    taken(hosts, Wish(SMALL))
+    cluster.all.append(NodeRoom("late", 8, 1))
+    hosts.arrange([Wish(SMALL)])
+    hosts.wait([], 0)
+    assert taken(hosts, Wish(SMALL)).nodes == ("late",)
+
+
+def test_ranks_are_spread_over_nodes_only_where_no_node_is_large_enough() -> None:
+    cluster = SimpleCluster(one=1, two=1)
+    hosts = opened(cluster, shape=LARGE)
+    assert sorted(taken(hosts, Wish(LARGE)).nodes) == ["one", "two"]
+    cluster.all.append(NodeRoom("large", 8, 2))
+    hosts.arrange([Wish(LARGE)])
+    hosts.wait([], 0)
+    assert taken(hosts, Wish(LARGE)).nodes == ("large", "large")
+
+
+def test_a_host_with_bad_gpus_sits_on_them_and_is_never_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, told = SimpleCluster(one=2), list[str]()
+    cluster.unfit.add("arrival 0")
+    hosts = pool(cluster)
+    hosts.tell = told.append
+    for _ in range(3):
+        hosts.arrange([], [SMALL] * 8)
         hosts.wait([], 0)
-        cluster.started[1].broken = True
-        hosts.wait(["a job"], 0)
-        assert [host.killed for host in cluster.started] == [False, True]
+    assert told == ["a host is left out: GPU-b: XID 79"]
+    assert len(cluster.started) == 2
+    assert taken(hosts, Wish(SMALL)).number == 1
+    assert hosts.take(Wish(SMALL)) is None
+    monkeypatch.setattr(module, "_IDLE", -1.0)
+    hosts.arrange([])
+    assert not cluster.started[0].killed
+    assert hosts.can_ever(Wish(SMALL))
+    assert not hosts.can_ever(Wish(LARGE))
+
+
+def test_a_retired_host_ends_with_its_last_trial_and_takes_nobody_in() -> None:
+    wish = Wish(packed(2))
+    cluster = SimpleCluster(one=1)
+    hosts = opened(cluster, 8, wish.shape)
+    host = taken(hosts, wish)
+    assert hosts.retire(host)
+    assert not hosts.retire(host)
+    assert hosts.take(wish) is None
+    assert not host.killed
+    hosts.give_back(host)
+    assert host.killed
+
+
+def test_a_host_that_nobody_wanted_for_a_while_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = SimpleCluster(one=1)
+    hosts = opened(cluster)
+    monkeypatch.setattr(module, "_IDLE", -1.0)
+    hosts.arrange([Wish(SMALL)])
+    assert not cluster.started[0].killed
+    hosts.arrange([])
+    assert cluster.started[0].killed

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from ftcluster.tracking.system import system_metrics
+from ftcluster.tracking.system import over_ranks, system_metrics
 
 
 def burn(seconds: float) -> None:
@@ -42,3 +42,20 @@ def test_memory_grows_with_what_is_held() -> None:
     held = bytearray(b"x" * 64 * 2**20)
 
     assert system_metrics()["system/memory_mb"] > before + 0.9 * len(held) / 2**20
+
+
+def test_processes_of_one_training_add_up_but_for_shares_and_temperatures() -> None:
+    ranks = [
+        {"system/memory_mb": 100.0, "system/host_memory_percent": 40.0, "system/gpu_utilization_percent": 50.0},
+        {"system/memory_mb": 300.0, "system/host_memory_percent": 60.0, "system/gpu_temperature_c": 70.0},
+        {"system/gpu_temperature_c": 60.0, "system/gpu_utilization_percent": 100.0, "system/gpu_memory_used_mb": 5.0},
+    ]
+
+    assert over_ranks(ranks) == {
+        "system/memory_mb": 400.0,
+        "system/host_memory_percent": 60.0,
+        "system/gpu_utilization_percent": 75.0,
+        "system/gpu_temperature_c": 70.0,
+        "system/gpu_memory_used_mb": 5.0,
+    }
+    assert over_ranks(ranks[:1]) == ranks[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -88,7 +89,7 @@ def test_nobody_waits_for_a_thread_that_has_ended_and_the_next_job_gets_another(
     host = HostWorker(1, gpus=False)
     with pytest.raises(SystemExit):
         host.run(Job(Unreadable(SystemExit("a library ends the process")), str(tmp_path / "no"), "", 1, {}))
-    assert host.peek() == {}
+    assert host.peek().progress == {}
     assert host.run(job(world, tmp_path / "next", 2)).report is not None
 
 
@@ -108,7 +109,45 @@ def test_asked_to_stop_all_of_them_save_and_say_so(world: World, tmp_path: Path)
         outcomes = list(callers.map(host.run, jobs))
     assert [outcome.stopped for outcome in outcomes] == [True] * 3
     assert {outcome.report.step for outcome in outcomes if outcome.report} == {1}
-    assert host.peek() == {}
+    assert host.peek().progress == {}
+
+
+@pytest.mark.parametrize("words", [(), ("adapter=none", "optim.lr=1e-3")], ids=["packed", "full"])
+def test_every_pass_and_every_token_of_an_answer_is_a_sign_of_life(
+    world: World, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    host = HostWorker(1, gpus=False)
+    assert host.peek().beats == 0
+    assert host.run(job(world, tmp_path / "losses", 2, *words, until=4)).report is not None
+    losses = host.peek().beats
+    assert losses >= 4 * 2  # two micro-batches a step
+    asked = ("evaluation.generate=1", "evaluation.max_new_tokens=7")
+    assert host.run(job(world, tmp_path / "answers", 2, *words, *asked, until=4)).report is not None
+    assert host.peek().beats - losses >= 4 * 2 + 2
+
+
+def test_a_training_that_hangs_is_still_asked_and_tells_where(world: World, tmp_path: Path) -> None:
+    host, going_on, hung = HostWorker(1, gpus=False), threading.Event(), threading.Event()
+    made = job(world, tmp_path / "one", 2)
+    engine = host._worker.bench.engine(host._worker.config(made))
+
+    def a_library_that_hangs(*_: object) -> None:
+        hung.set()
+        going_on.wait()
+
+    engine.base.model.base_model.register_forward_hook(a_library_that_hangs)
+    with ThreadPoolExecutor(1) as callers:
+        outcome = callers.submit(host.run, made)
+        assert hung.wait(60)
+        beats = host.peek().beats
+        host.dump(str(tmp_path))
+        assert host.peek().beats == beats
+        going_on.set()
+        assert outcome.result().report is not None
+    assert host.peek().beats > beats
+    text = (tmp_path / "rank-0.stacks").read_text()
+    assert "in a_library_that_hangs" in text
+    assert "in _serve" in text
 
 
 def test_one_that_does_not_fit_beside_the_others_is_sent_back_with_the_reason(world: World, tmp_path: Path) -> None:

@@ -101,3 +101,12 @@ def test_the_home_is_named_in_printed_commands_unless_it_is_the_default(
     assert home_option(tmp_path / "runs") == ""
     assert home_option(tmp_path / "other") == f" --home {tmp_path / 'other'}"
     assert home_option(Path("/my runs")) == " --home '/my runs'"
+
+
+@pytest.mark.slow  # the advice rehearses two more ways
+def test_what_cannot_fit_is_told_before_anything_is_registered(world: World, home: Path) -> None:
+    words = world.words("cluster.memory_gib=0.0001", "optim.micro_batch=4", f"home={home}")
+    with pytest.raises(UsageError, match=r"it would take .* of memory, and there is 104\.9 KiB") as caught:
+        get_ready(compose(words))
+    assert caught.value.where == "cluster.memory_gib"
+    assert "ftcluster plan" in caught.value.remedy

@@ -161,3 +161,22 @@ def test_lora_plus_moves_b_further_by_hand_and_leaves_rows_without_it_their_bits
 
     assert step(4.0) == [[pytest.approx(2 * 0.95 - 0.1), pytest.approx(2 * 0.8 - 0.4)]]
     assert step(1.0, 4.0)[0] == step(1.0)[0]
+
+
+def test_without_memory_for_all_rows_at_once_they_step_one_after_the_other_to_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    updates = [Update(1, 0.1, OptimizerSettings(clip=0.1)), Update(4, 0.2, OptimizerSettings(weight_decay=0.5))]
+    plenty, short = bank(), bank()
+    rows = [[filled(made, seed) for seed in range(2)] for made in (plenty, short)]
+    expected = plenty.step(dict(zip(rows[0], updates, strict=True)))
+
+    def for_one(w_NP: torch.Tensor, *more: object) -> None:
+        adamw_(w_NP, *more)  # type: ignore[arg-type]
+        if len(w_NP) > 1:
+            torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr("ftcluster.engine.packed.bank.adamw_", for_one)
+    assert short.step(dict(zip(rows[1], updates, strict=True))) == expected
+    for name in ("master", "gradient", "first", "second"):
+        assert torch.equal(getattr(plenty, name), getattr(short, name)), name

@@ -22,6 +22,7 @@ from ftcluster.engine.precision import Precision
 from ftcluster.errors import BadAdapter, UsageError
 from ftcluster.models.base import load_base
 from ftcluster.models.integrity import check_adapter
+from ftcluster.tracking.system import system_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -337,3 +338,28 @@ def test_a_disk_that_takes_no_checkpoint_leaves_the_trial_as_it_was(two, tiny_qw
     alone = _local(tiny_qwen2, torch.float32, None)
     _train(alone, range(2))
     assert _train(engine, range(2, 4)) == pytest.approx(_train(alone, range(2, 4)), abs=FULL_FP32)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_pass_that_is_tried_out_leaves_nothing_in_deepspeeds_gradients(two, tiny_qwen2, tmp_path, stage) -> None:
+    results = []
+    for number in range(2):
+        engine = two.engine(Making(tiny_qwen2, settings={"stage": stage}))
+        engine.open(_opening(None))
+        if number:
+            engine.try_out(_batch(77, 8, 0))
+        curve = _train(engine, range(1))
+        if number:
+            engine.try_out(_batch(78, 8, 0))
+        results.append((curve + _train(engine, range(1, 3)), _result(engine, tmp_path / str(number))))
+        two.forget()
+    assert results[0][0] == results[1][0]
+    assert _furthest(results[0][1], results[1][1]) == 0
+
+
+def test_every_rank_measures_itself(two, tiny_qwen2) -> None:
+    engine = two.engine(Making(tiny_qwen2, settings={"stage": 0}))
+    first, second = engine.telemetry(system_metrics)
+    assert first.keys() == second.keys() == system_metrics().keys()
+    assert min(first["system/memory_mb"], second["system/memory_mb"]) > 1
+    two.forget()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -76,3 +78,54 @@ def test_importing_what_rank_0_needs_does_not_import_deepspeed() -> None:
     code = "import sys; import ftcluster.engine.sharded.engine, ftcluster.engine.sharded.settings; "
     code += "sys.exit('deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[4]).returncode == 0
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_a_stopped_rank_is_named_once_the_others_waited_long_enough(
+    started: Callable[[int], Group], tmp_path: Path, rank: int
+) -> None:
+    group = started(3)
+    group.ask("limit", 1.0, tmp_path)
+    with pytest.raises(RankLost) as raised:
+        group.ask("freeze", rank)
+    told = rf"rank {rank} on \S+ did not answer for 0:01 in freeze; it wrote down no stacks: stopped, or .*"
+    assert re.fullmatch(told, raised.value.message)
+    assert raised.value.retryable
+    assert raised.value.where == str(tmp_path / "rank-*.stacks")
+    assert _exit(group, 3 - rank) != 0
+    assert {path.name for path in tmp_path.iterdir()} == {"rank-0.stacks", f"rank-{3 - rank}.stacks"}
+    text = (tmp_path / "rank-0.stacks").read_text()
+    assert "rank 0 is in freeze" in text
+    assert "in total" in text
+
+
+@pytest.mark.parametrize("order", ["sleep", "sleep_at_the_end"])
+def test_a_rank_that_hangs_leaves_the_stack_of_what_it_does(
+    started: Callable[[int], Group], tmp_path: Path, order: str
+) -> None:
+    group = started(2)
+    group.ask("limit", 1.0, tmp_path)
+    with pytest.raises(RankLost) as raised:
+        group.ask(order, 1, 60.0)
+    assert re.fullmatch(rf"rank 1 on \S+ did not answer for 0:01 in {order}", raised.value.message)
+    assert f" in {order}" in (tmp_path / "rank-1.stacks").read_text()
+
+
+def test_a_rank_that_comes_late_but_comes_leaves_nothing(started: Callable[[int], Group], tmp_path: Path) -> None:
+    group = started(2)
+    group.ask("limit", 2.0, tmp_path)
+    group.ask("sleep", 1, 1.8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_with_rank_0_stopped_the_others_end_after_an_order_but_not_before_one(
+    started: Callable[[int], Group], tmp_path: Path
+) -> None:
+    group = started(2)
+    group.ask("limit", 0.5, tmp_path)
+    time.sleep(1.5)
+    group.ask("sleep", 1, 0.0)
+    with pytest.raises(TimeoutError):
+        group.ask("freeze", 0, patience=0.0)
+    assert _exit(group, 1) != 0
+    assert "in total" in (tmp_path / "rank-1.stacks").read_text()

@@ -1,0 +1,57 @@
+"""What a sweep's driver shows of its trials: a line for each, from the ledger and from the hosts they are on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ftcluster.cluster.host import Host
+from ftcluster.contracts.trial import RunState
+from ftcluster.ledger.schema import RunRow
+from ftcluster.sweep.plan import SweepPlan
+from ftcluster.sweep.view import Overview, TrialLine, View, in_words
+
+
+@dataclass
+class Board:
+    """``steps_before``: trained by an earlier driver of this sweep, so not at this one's speed."""
+
+    plan: SweepPlan
+    view: View
+    clock: Callable[[], float]
+    steps_before: int
+    started: float
+    totals: dict[str, int] = field(default_factory=dict)  # steps of a trial's whole training, by its name
+
+    def show(self, trials: Sequence[RunRow], running: Mapping[str, tuple[Host, int]]) -> None:
+        """``running``: the host of a trial, by its name, and the step up to which it trains there."""
+        lines = [self._line(trial, running.get(trial.name)) for trial in trials]
+        ended = sum(trial.state.ended for trial in trials)
+        elapsed = self.clock() - self.started
+        steps = sum(line.step for line in lines)
+        rate = (steps - self.steps_before) / elapsed if elapsed > 0 else 0.0
+        left = max(self.plan.steps_at_most - steps, 0) / rate if rate else math.nan
+        if ended == self.plan.trials:
+            left = 0.0
+        self.view.show(lines, Overview(self.plan.name, self.plan.spec.metric, ended, self.plan.trials, elapsed, left))
+
+    def _line(self, trial: RunRow, running: tuple[Host, int] | None) -> TrialLine:
+        pulse = running[0].peek() if running else None
+        seen = pulse.progress.get(trial.folder) if pulse else None
+        step = max(seen.step, trial.step) if seen else trial.step
+        until = running[1] if running else trial.step
+        speed = seen.seconds / seen.step if seen and seen.step else math.nan
+        return TrialLine(
+            name=trial.name,
+            state=trial.state,
+            step=step,
+            until=until,
+            total=self.totals.get(trial.name, self.plan.rungs[-1]),
+            loss=seen.loss if seen else math.nan,
+            metric=trial.metrics.get(self.plan.spec.metric, math.nan),
+            tokens_per_s=seen.tokens_per_s if seen else 0.0,
+            eta_s=(until - step) * speed,
+            overrides=in_words(trial.overrides),
+            note=trial.reason if trial.state is RunState.FAILED else "",
+        )

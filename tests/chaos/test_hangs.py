@@ -1,0 +1,122 @@
+"""Ranks that hang or vanish while they train: the run goes on by itself, and its result is the undisturbed one's."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from training_samples import World, curves, finish, make_world, result_bytes, start
+
+from ftcluster.contracts.trial import RunState
+from ftcluster.ledger.store import Ledger
+from ftcluster.training.attempts import RETRIES
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+pytest.importorskip("deepspeed", reason="sharded trials need DeepSpeed")
+NAME = "lora-sft"
+# DeepSpeed keeps what it knows of a group in its modules, and most for a full fine-tune.
+KINDS: dict[str, tuple[str, ...]] = {
+    "lora": ("cluster.ranks=2", "engine=zero3"),
+    "full": ("cluster.ranks=2", "adapter=none", "optim.lr=1e-3", "engine.name=deepspeed", "engine.stage=2"),
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not what():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)
+
+
+def process_of(rank: int, starter: int) -> int | None:
+    module = "ftcluster.training.companions" if rank else "ftcluster.training.leading"
+    for child in psutil.Process(starter).children():
+        with suppress(psutil.Error):  # it ended meanwhile
+            if module in child.cmdline():
+                return child.pid
+    return None
+
+
+@pytest.mark.parametrize(("kind", "rank"), [("lora", 1), ("full", 0)])
+def test_a_rank_that_hangs_is_replaced_and_the_result_has_the_bits_of_an_undisturbed_run(
+    world: World, tmp_path: Path, kind: str, rank: int
+) -> None:
+    undisturbed, home, log = tmp_path / "undisturbed", tmp_path / "home", tmp_path / "log"
+    finish(start(world.arguments(undisturbed, *KINDS[kind]), log), log)
+
+    process = start(world.arguments(home, *KINDS[kind], "cluster.hang_after=8"), log)
+    wait_for(lambda: any((home / NAME / "checkpoints").glob("step-*")))
+    stopped = process_of(rank, process.pid)
+    assert stopped is not None
+    os.kill(stopped, signal.SIGSTOP)
+    told = finish(process, log)
+
+    assert f"rank {rank} on " in told
+    assert ("did not answer for 0:08", "gave no sign of life")[rank == 0] in told
+    assert "another group" in told
+    assert not psutil.pid_exists(stopped)
+    # Without rank 0 the other one may have waited for an order, which it does as long as it takes.
+    stacks = home / NAME / ("rank-0.stacks" if rank else "rank-1.log")
+    assert "in _carry_out" in stacks.read_text() or (rank == 0 and "in share" in stacks.read_text())
+    with Ledger.open(home) as ledger:
+        assert ledger.get(NAME).state is RunState.FINISHED
+    assert result_bytes(home / NAME) == result_bytes(undisturbed / NAME)
+    assert curves(home / NAME) == curves(undisturbed / NAME)
+
+
+def test_a_run_whose_ranks_are_lost_again_and_again_is_left_to_be_resumed(world: World, tmp_path: Path) -> None:
+    home, log = tmp_path / "home", tmp_path / "log"
+    process = start(world.arguments(home, *KINDS["lora"]), log)
+    killed: set[int] = set()
+    while process.poll() is None:
+        rank = process_of(1, process.pid)
+        if rank is not None and rank not in killed:
+            os.kill(rank, signal.SIGKILL)
+            killed.add(rank)
+        time.sleep(0.1)
+    told = finish(process, log, 130)
+    assert len(killed) == 1 + RETRIES
+    assert told.count("rank 1 on ") == 1 + RETRIES
+    assert "was ended by SIGKILL" in told
+    assert f"ftcluster train --resume {NAME}" in told
+    with Ledger.open(home) as ledger:
+        assert ledger.get(NAME).state is RunState.INTERRUPTED
+
+
+def test_a_host_of_a_sweep_with_a_rank_that_hangs_is_replaced_and_its_trial_finishes(
+    world: World, tmp_path: Path
+) -> None:
+    sweep = {
+        "name": "one",
+        "base": world.words(*KINDS["lora"], "cluster.hang_after=10"),
+        "space": {"adapter.rank": "choice(4)"},
+        "sampler": {"name": "grid"},
+        "budget": {"trials": 1},
+    }
+    (tmp_path / "one.yaml").write_text(json.dumps(sweep))
+    home, log = tmp_path / "home", tmp_path / "log"
+    process = start(["sweep", str(tmp_path / "one.yaml"), "--home", str(home)], log)
+    wait_for(lambda: any(home.glob("one/*/checkpoints/step-*")))
+    children = psutil.Process(process.pid).children(recursive=True)
+    ranks = [child for child in children if "_HostActor" in "".join(child.cmdline())]
+    assert len(ranks) == 2
+    (other,) = [rank for rank in ranks if not any("spool" in file.path for file in rank.open_files())]
+    other.suspend()
+    told = finish(process, log)
+    assert "rank 1 on " in told
+    assert not other.is_running()
+    with Ledger.open(home) as ledger:
+        (trial,) = ledger.runs(parent="one")
+    assert trial.state is RunState.FINISHED

@@ -1,0 +1,220 @@
+"""Nodes that go, with notice and without, nodes that come late, and a lost head: each trial ends as if undisturbed.
+
+Sweeps of the real command on logical nodes of this machine. The oracle is the same sweep in peace.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from logical_nodes import LogicalNodes, logical_nodes, settings
+from sweep_outcomes import Ended, assert_told_once, outcome
+from training_samples import World, make_world
+
+from ftcluster.contracts.trial import RunState
+from ftcluster.ledger.store import Ledger
+from ftcluster.sweep import timeline
+from ftcluster.tracking.history import read_metrics
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+NAME = "small"
+EVERY = 200  # steps between checkpoints of the longer ones
+KINDS: dict[str, tuple[int, list[str]]] = {
+    # Two trials, each on a node of its own; long enough for a node to go in between.
+    "one process": (2, ["optim.duration=800 steps", f"evaluation.every={EVERY} steps", "cluster.trials_per_host=1"]),
+    "two ranks": (1, ["optim.duration=40 steps", "evaluation.every=10 steps", "engine=zero3", "cluster.ranks=2"]),
+}
+Twin = Callable[[str], dict[str, Ended]]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = make_world(tmp_path_factory.mktemp("world"))
+    for kind, (trials, words) in KINDS.items():
+        sweep = {
+            "name": NAME,
+            "base": world.words(*words),
+            "space": {"adapter.rank": "choice(2, 4)"},
+            "sampler": {"name": "grid"},
+            "pruner": {"name": "none"},
+            "budget": {"trials": trials},
+            "metric": "eval/loss",
+            "direction": "minimize",
+        }
+        (world.folder / f"{kind}.yaml").write_text(json.dumps(sweep))
+    return world
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LogicalNodes]:
+    with logical_nodes(tmp_path_factory.mktemp("cluster") / "log") as nodes:
+        yield nodes
+
+
+@contextmanager
+def running(nodes: LogicalNodes, log: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """``ftcluster WORDS`` on this cluster."""
+    command = [sys.executable, "-m", "ftcluster", *words]
+    environment = settings(RAY_ADDRESS=nodes.address)
+    with log.open("ab") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def sweeping(world: World, kind: str, home: Path) -> list[str]:
+    return ["sweep", str(world.folder / f"{kind}.yaml"), "--home", str(home)]
+
+
+def finish(process: subprocess.Popen[bytes], log: Path) -> str:
+    assert process.wait(300) == 0, log.read_text()[-3000:]
+    return log.read_text()
+
+
+def wait_for(condition: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.02)
+
+
+def saved(home: Path) -> set[str]:
+    """Trials that have a checkpoint."""
+    return {path.parent.parent.name for path in (home / NAME).glob("*/checkpoints/step-*")}
+
+
+def assert_undisturbed(home: Path, expected: dict[str, Ended]) -> None:
+    assert outcome(home, NAME) == expected
+    assert_told_once(home, NAME)
+
+
+def hosts_of(home: Path) -> list[psutil.Process]:
+    """Processes of hosts that have something of this home open."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and any(str(home) in file.path for file in process.open_files()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def twin(world: World, nodes: LogicalNodes, tmp_path_factory: pytest.TempPathFactory) -> Twin:
+    """Of a kind; swept when it is first asked for."""
+    found: dict[str, dict[str, Ended]] = {}
+
+    def of(kind: str) -> dict[str, Ended]:
+        if kind not in found:
+            folder = tmp_path_factory.mktemp("twin")
+            home, log = folder / "home", folder / "log"
+            place = nodes.add(2)
+            with running(nodes, log, *sweeping(world, kind, home)) as process:
+                finish(process, log)
+            nodes.dismiss(place)
+            assert_told_once(home, NAME)
+            found[kind] = outcome(home, NAME)
+        return found[kind]
+
+    return of
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_trials_of_a_lost_node_go_on_from_their_checkpoints_on_another(
+    world: World, nodes: LogicalNodes, twin: Twin, tmp_path: Path, kind: str
+) -> None:
+    home, log = tmp_path / "home", tmp_path / "log"
+    doomed = nodes.add(2)
+    with running(nodes, log, *sweeping(world, kind, home)) as process:
+        wait_for(lambda: bool(saved(home)), log)
+        nodes.kill(doomed)
+        spare = nodes.add(2)  # joins late, and is the only one
+        text = finish(process, log)
+    nodes.dismiss(spare)
+    assert text.count("goes on from its newest checkpoint on another host") >= 1
+    assert_undisturbed(home, twin(kind))
+    spans = timeline.read(home / NAME)
+    assert {(span.end, node) for span in spans for node in span.nodes} == {("lost", doomed), ("reported", spare)}
+    assert not hosts_of(home)
+
+
+def test_a_node_that_joins_late_is_used(world: World, nodes: LogicalNodes, tmp_path: Path) -> None:
+    home, log = tmp_path / "home", tmp_path / "log"
+    places = [nodes.add(1)]
+    endless = ["optim.duration=1000000 steps", "evaluation.every=1000000 steps"]
+    with running(nodes, log, *sweeping(world, "one process", home), *endless) as process:
+        for number in (1, 2):
+            wait_for(lambda number=number: len(training(home)) == number, log)
+            if number == 1:
+                places.append(nodes.add(1))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130, log.read_text()[-3000:]
+    for node in places:
+        nodes.dismiss(node)
+    spans = timeline.read(home / NAME)
+    assert [span.nodes for span in sorted(spans, key=lambda span: span.started)] == [(node,) for node in places]
+
+
+def training(home: Path) -> set[str]:
+    """Trials that have taken a step."""
+    return {path.name for path in (home / NAME).glob("small-*") if read_metrics(path).get("train/loss")}
+
+
+def test_a_trial_leaves_a_node_that_was_given_notice_and_no_failure_is_counted(
+    world: World, nodes: LogicalNodes, twin: Twin, tmp_path: Path
+) -> None:
+    home, log = tmp_path / "home", tmp_path / "log"
+    going, staying = nodes.add(1), nodes.add(1)
+    with running(nodes, log, *sweeping(world, "one process", home)) as process:
+        wait_for(lambda: len(training(home)) == 2, log)
+        nodes.drain(going, 60)
+        spare = nodes.add(1)
+        wait_for(lambda: going in left(home), log)
+        steps = {int(path.name[-8:]) for path in (home / NAME).glob("*/checkpoints/step-*")}
+        text = finish(process, log)
+    for node in (staying, spare):
+        nodes.dismiss(node)
+    nodes.kill(going)
+    assert any(step % EVERY for step in steps), "it saved where it was, not where it would have anyway"
+    assert f"node {going[:6]} leaves the cluster in" in text
+    assert "goes on from its newest checkpoint" not in text
+    assert {span.end for span in timeline.read(home / NAME)} == {"stopped", "reported"}
+    assert_undisturbed(home, twin("one process"))
+
+
+def left(home: Path) -> set[str]:
+    """Nodes that a trial was stopped on."""
+    return {node for span in timeline.read(home / NAME) if span.end == "stopped" for node in span.nodes}
+
+
+def test_a_lost_head_ends_the_sweep_which_goes_on_on_a_new_cluster(world: World, twin: Twin, tmp_path: Path) -> None:
+    home, log = tmp_path / "home", tmp_path / "log"
+    with logical_nodes(tmp_path / "old") as old:
+        old.add(1)
+        with running(old, log, *sweeping(world, "one process", home)) as process:
+            wait_for(lambda: bool(saved(home)), log)
+            os.kill(old.head, signal.SIGKILL)
+            code = process.wait(120)
+    assert code != 0
+    with Ledger.open(home) as ledger:
+        before = ledger.get(NAME).state
+    assert before in (RunState.RUNNING, RunState.INTERRUPTED)
+    with logical_nodes(tmp_path / "new") as new:
+        new.add(2)
+        with running(new, log, "sweep", "resume", NAME, "--home", str(home)) as process:
+            finish(process, log)
+    assert_undisturbed(home, twin("one process"))

@@ -1,0 +1,113 @@
+"""A Ray cluster of logical nodes on this machine, which come and go as a test says; each has a raylet of its own.
+
+It is held by a process of its own: Ray keeps settings for the life of one, and a lost head takes along who joined it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Ray waits for a minute for a head that does not answer, and for 15 seconds for a node.
+_IMPATIENT = {
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "2",
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+_HOLDER = """
+import sys
+import time
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+print(cluster.address, cluster.head_node.all_processes["gcs_server"][0].process.pid, flush=True)
+nodes = {}
+for line in sys.stdin:
+    verb, word, *more = line.split()
+    if verb == "add":
+        node = cluster.add_node(num_cpus=int(word), wait=True)
+        nodes[node.node_id] = node
+        print(node.node_id, flush=True)
+    elif verb == "drain":
+        deadline = int(1000 * (time.time() + float(more[0])))
+        print(GcsClient(cluster.address).drain_node(word, DRAIN_NODE_REASON_PREEMPTION, "spot", deadline), flush=True)
+    else:
+        cluster.remove_node(nodes.pop(word), allow_graceful=verb == "dismiss")
+        print("gone", flush=True)
+cluster.shutdown()
+"""
+
+
+class LogicalNodes:
+    """The cluster; its head has no CPUs, so that trials are on the other nodes."""
+
+    def __init__(self, holder: subprocess.Popen[str]) -> None:
+        self._holder = holder
+        address, head = self._told().split()
+        self.address, self.head = address, int(head)
+
+    def add(self, cpus: int) -> str:
+        """A new node; its id."""
+        return self._asked(f"add {cpus}")
+
+    def kill(self, node: str) -> None:
+        """Kill all processes of a node, without a word to them."""
+        self._asked(f"kill {node}")
+
+    def dismiss(self, node: str) -> None:
+        """End a node in peace; the head knows at once."""
+        self._asked(f"dismiss {node}")
+
+    def drain(self, node: str, seconds: int) -> None:
+        """Give notice, as a spot market does: what ``ray drain-node`` asks the head, without its start-up."""
+        told = self._asked(f"drain {node} {seconds}")
+        assert told.startswith("(True"), told
+
+    def _asked(self, words: str) -> str:
+        assert self._holder.stdin is not None
+        self._holder.stdin.write(f"{words}\n")
+        self._holder.stdin.flush()
+        return self._told()
+
+    def _told(self) -> str:
+        assert self._holder.stdout is not None
+        line = self._holder.stdout.readline().strip()
+        assert line, "the cluster ended"
+        return line
+
+
+def settings(**more: str) -> dict[str, str]:
+    """Variables for whatever joins it: on this machine only, and quick to notice what is gone."""
+    return {**os.environ, **more, **_IMPATIENT, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+@contextmanager
+def logical_nodes(log: Path) -> Iterator[LogicalNodes]:
+    """A head alone; all processes end with the block."""
+    with log.open("wb") as file:
+        holder = subprocess.Popen(
+            [sys.executable, "-c", _HOLDER],
+            env=settings(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+        )
+    with holder:
+        assert holder.stdin is not None
+        try:
+            yield LogicalNodes(holder)
+        finally:
+            holder.stdin.close()
+            try:
+                holder.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                holder.kill()
