@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -99,6 +100,9 @@ def resume(
             help="Its name, or the beginning of it.",
         ),
     ],
+    address: Annotated[
+        str, typer.Option("--address", metavar="HOST:PORT", help="Another Ray cluster than the one it began on.")
+    ] = "",
     take_over: TakeOver = False,
     home: Home = None,
     as_json: Json = False,
@@ -113,6 +117,8 @@ def resume(
         row = ledger.find(name)
         with RowsBar("preparing data") as bar:
             plan = stored_plan(row, bar.update)
+        if address:
+            plan = replace(plan, base=replace(plan.base, cluster=replace(plan.base.cluster, address=address)))
         _drive(row, plan, ledger, as_json, take_over=take_over)
 
 

@@ -111,7 +111,7 @@ class EngineConfig:
     hpz: int = 0  # ranks that hold a whole copy of stage 3's weights between them; 0: all ranks one copy
     deepspeed_json: str = ""  # a DeepSpeed JSON file of your own, for everything not said here
     threads: int = 0  # CPU threads; 0: what the trial was given
-    keep_checkpoints: int = 2  # newest ones kept
+    keep_checkpoints: int = 2  # newest ones kept, beside the one with the lowest held-out loss
     checkpoint_every: str = ""  # duration; empty: at every evaluation
 
 

@@ -151,7 +151,8 @@ def _free(path: Path) -> Path:
     return path
 
 
-def collect(parent: Path, *, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints; the newest stays in any case."""
+def collect(parent: Path, *, keep: int, best: Path | None = None) -> None:
+    """Remove all but the newest ``keep`` checkpoints and the ``best``; the newest stays in any case."""
     for folder in sorted(parent.glob("step-*"), reverse=True)[max(keep, 1) :]:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder != best:
+            shutil.rmtree(folder, ignore_errors=True)

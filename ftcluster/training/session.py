@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -269,7 +270,8 @@ class Session:
 
         self._tracker.flush()
         checkpoint.commit(self._folder.checkpoints, progress.step, write)
-        checkpoint.collect(self._folder.checkpoints, keep=self._config.engine.keep_checkpoints)
+        kept = self._config.engine.keep_checkpoints
+        checkpoint.collect(self._folder.checkpoints, keep=kept, best=best_checkpoint(self._folder.checkpoints))
 
     def _telemetry(self) -> dict[str, float]:
         measure = partial(system_metrics, partial(gpu_metrics, self._config.engine.device))
@@ -306,6 +308,17 @@ class Session:
         self._engine.export(self._slot, aside)
         self._tokenizer.save_pretrained(aside)
         checkpoint.publish(aside, final)
+
+
+def best_checkpoint(parent: Path) -> Path | None:
+    """The one with the lowest held-out loss, of those that were measured when they were saved; the first of equals."""
+    losses: list[tuple[float, Path]] = []
+    for folder in parent.glob("step-*"):
+        with suppress(OSError, ValueError, TypeError):  # a damaged one; resuming sees to it
+            told = Progress(**json.loads((folder / PROGRESS).read_text()))
+            if told.measured == told.step and told.metrics:
+                losses.append((told.metrics["eval/loss"], folder))
+    return min(losses, default=(0.0, None))[1]
 
 
 def _opening(config: RunConfig, slot: int) -> TrialOpening:

@@ -132,6 +132,7 @@ def run(program: str, tmp_path: Path, **variables: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.whole
 def test_gpus_of_several_nodes_are_divided_and_reserved_all_or_none(tmp_path: Path) -> None:
     run(
         """
@@ -162,6 +163,7 @@ def test_gpus_of_several_nodes_are_divided_and_reserved_all_or_none(tmp_path: Pa
     )
 
 
+@pytest.mark.whole
 def test_a_host_tells_what_is_wrong_with_its_own_gpus_and_types_and_memory_choose_nodes(tmp_path: Path) -> None:
     script = tmp_path / "gpus.yaml"
     script.write_text("gpus:\n  GPU-a: {memory_total: 40000000000}\n  GPU-b: {xids: [79], memory_total: 40000000000}\n")

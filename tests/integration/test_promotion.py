@@ -410,6 +410,7 @@ def wait_until_it_answers(uri: str, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.05)
 
 
+@pytest.mark.whole
 def test_promotion_rollback_and_loading_work_through_a_tracking_server(
     home: Home, ledger: Ledger, server: str, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from ftcluster.registry.store import Registry
 from ftcluster.tracking.mlflow_store import open_client
 from ftcluster.training.records import store_uri
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 KILLER = """
 import json, os, signal, sys

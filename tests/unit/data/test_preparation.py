@@ -55,7 +55,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 # --- workers ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.usefixtures("small_blocks")
 def test_the_folder_is_the_same_to_the_byte_however_many_workers_there_are(
     tmp_path: Path, write_rows: Write, tiny_qwen2: Path

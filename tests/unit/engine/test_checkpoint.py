@@ -166,6 +166,12 @@ def test_collecting_keeps_the_newest(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [made[4].name], "the newest is never removed"
 
 
+def test_collecting_keeps_the_best_beside_the_newest(tmp_path: Path) -> None:
+    made = [commit(tmp_path, step, content(step, size=10)) for step in (5, 10, 15, 20)]
+    collect(tmp_path, keep=1, best=made[1])
+    assert sorted(tmp_path.iterdir()) == [made[1], made[3]]
+
+
 def test_publishing_replaces_a_folder_by_a_finished_one(tmp_path: Path) -> None:
     final, aside = tmp_path / "adapter", tmp_path / ".writing-adapter"
     for folder, text in ((final, "old"), (aside, "new")):

@@ -85,7 +85,7 @@ def test_what_a_process_grows_by_is_told_where_it_is_much(monkeypatch: pytest.Mo
     assert peak is not None
     assert peak() == 0, "what little comes of the interpreter is no measure"
     held = torch.ones(80 * 2**20)
-    assert held.nbytes < peak() < held.nbytes + 2**28
+    assert 0.99 * held.nbytes < peak() < held.nbytes + 2**28  # pages that were free before do not count
     del held
     assert peak() > 2**28, "it is the highest moment that counts"
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ from ftcluster.errors import BadAdapter, Diverged, StoreError, UsageError
 from ftcluster.models.integrity import read_integrity
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.bench import Bench, prepare_data
-from ftcluster.training.session import Session, plan
+from ftcluster.training.loop import Progress
+from ftcluster.training.session import PROGRESS, Session, best_checkpoint, plan
 
 FULL = ("adapter=none", "optim.lr=1e-3")
 Run = Callable[..., TrialReport]
@@ -262,3 +264,17 @@ def load(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     return {name: t for path in folder.glob("*.safetensors") for name, t in load_file(path).items()}
+
+
+def test_the_best_checkpoint_is_the_one_with_the_lowest_loss_measured_where_it_was_saved(tmp_path: Path) -> None:
+    assert best_checkpoint(tmp_path) is None
+    losses = {5: (2.0, 5), 10: (1.5, 10), 15: (1.0, 12), 20: (1.5, 20)}  # step -> loss, measured at
+    for step, (loss, measured) in losses.items():
+        folder = tmp_path / name_of(step)
+        folder.mkdir()
+        told = Progress(step=step, metrics={"eval/loss": loss}, measured=measured)
+        (folder / PROGRESS).write_text(json.dumps(asdict(told)))
+    damaged = tmp_path / name_of(25)
+    damaged.mkdir()
+    (damaged / PROGRESS).write_text("{")
+    assert best_checkpoint(tmp_path) == tmp_path / name_of(10)
