@@ -7,8 +7,8 @@ PYTEST ?=
 # One thread per test process, and one process per core of the smallest machine; a file's tests stay together.
 RUN_PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
-FAST := not slow and not chaos and not whole and not browser and not gpu
-.PHONY: help install install-dev demo test check lint format chaos bench screenshots lock clean
+FAST := not slow and not chaos and not whole and not thorough and not browser and not gpu
+.PHONY: help install install-dev demo test check lint format chaos thorough bench screenshots lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,7 +23,7 @@ demo: install ## the whole product on a tiny model: train, sweep, compare, promo
 	@$(BIN)/ftcluster demo
 
 test: install-dev ## all tests but those of `make chaos` or that need a GPU (under 8 minutes)
-	@$(RUN_PYTEST) $(PARALLEL) -m "not chaos and not whole and not gpu" $(PYTEST)
+	@$(RUN_PYTEST) $(PARALLEL) -m "not chaos and not whole and not thorough and not gpu" $(PYTEST)
 
 check: lint ## formatter, linter, types, layers, fast tests (about a minute)
 	@$(RUN_PYTEST) $(PARALLEL) -m "$(FAST)" $(PYTEST)
@@ -39,7 +39,10 @@ format: install-dev ## formats the code and repairs what the linter can
 	@$(BIN)/ruff check --fix .
 
 chaos: install-dev ## tests that kill processes, and those that install or run everything
-	@$(RUN_PYTEST) $(PARALLEL) -m "(chaos or whole) and not gpu" $(PYTEST)
+	@$(RUN_PYTEST) $(PARALLEL) -m "(chaos or whole) and not thorough and not gpu" $(PYTEST)
+
+thorough: install-dev ## more variants of what `chaos` tests, before a release (about 10 minutes)
+	@$(RUN_PYTEST) $(PARALLEL) -m "thorough and not gpu" $(PYTEST)
 
 bench: install-dev ## each benchmark prints a ratio against a peer and how it was made
 	@for benchmark in benchmarks/*_vs_*.py; do $(BIN)/python $$benchmark || exit 1; done

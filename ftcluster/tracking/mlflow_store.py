@@ -36,7 +36,7 @@ def artifact_root(uri: str) -> str | None:
 
 
 def prepare_store(uri: str) -> None:
-    """Create the tables of an SQLite store; several processes may call this at once.
+    """Create the tables of an SQLite store; several processes may call this at once, and be killed while they do.
 
     Any other store is prepared by whoever runs it, so nothing happens for it.
 
@@ -53,6 +53,11 @@ def prepare_store(uri: str) -> None:
         database.parent.mkdir(parents=True, exist_ok=True)
         with database.with_name(f"{database.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            if not database.exists():  # MLflow makes tables in many steps, and cannot go on from a half of them
+                aside = database.with_name(f".writing-{database.name}")
+                aside.unlink(missing_ok=True)
+                SqlAlchemyStore(f"{_SQLITE}{aside}", artifact_root(uri)).engine.dispose()
+                aside.replace(database)
             SqlAlchemyStore(uri, artifact_root(uri)).engine.dispose()
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forked_trainings import Trainings, forked_trainings
@@ -89,7 +90,13 @@ def checkpoints(home: Path) -> list[Path]:
     return sorted((home / NAME / "checkpoints").glob("step-*"))
 
 
-@pytest.mark.parametrize("kind", EACH)
+def variants(kinds: Iterable[str]) -> list[Any]:
+    """Kinds to test, of which some add little to the others."""
+    thorough = ("LoRA alone", "full over two ranks")
+    return [pytest.param(kind, marks=pytest.mark.thorough) if kind in thorough else kind for kind in kinds]
+
+
+@pytest.mark.parametrize("kind", variants(EACH))
 def test_a_training_killed_at_each_write_of_a_checkpoint_in_turn_arrives_at_the_same_bits(
     world: World, trainings: Trainings, twin: Callable[[str], Result], tmp_path: Path, kind: str
 ) -> None:
@@ -105,7 +112,7 @@ def test_a_training_killed_at_each_write_of_a_checkpoint_in_turn_arrives_at_the_
     assert result(home) == twin(kind)
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("kind", variants(PAIRS))
 def test_ranks_killed_while_they_save_arrive_at_the_same_bits(
     world: World, trainings: Trainings, twin: Callable[[str], Result], tmp_path: Path, kind: str
 ) -> None:
@@ -137,7 +144,7 @@ def flipped(file: Path) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("kind", ["packed LoRA", "full"])
+@pytest.mark.parametrize("kind", ["packed LoRA", pytest.param("full", marks=pytest.mark.thorough)])
 def test_whatever_harms_the_newest_checkpoint_it_is_put_aside_and_the_one_before_leads_to_the_same_bits(
     world: World, trainings: Trainings, twin: Callable[[str], Result], tmp_path: Path, kind: str
 ) -> None:
@@ -164,7 +171,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield place
 
 
-@pytest.mark.parametrize("kind", ["full", "full over two ranks"])
+@pytest.mark.parametrize("kind", ["full", pytest.param("full over two ranks", marks=pytest.mark.thorough)])
 def test_a_checkpoint_without_space_is_told_and_the_training_goes_on_when_there_is_some(
     world: World, trainings: Trainings, twin: Callable[[str], Result], tmp_path: Path, small_disk: Path, kind: str
 ) -> None:

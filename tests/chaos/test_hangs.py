@@ -49,7 +49,7 @@ def process_of(rank: int, starter: int) -> int | None:
     return None
 
 
-@pytest.mark.parametrize(("kind", "rank"), [("lora", 1), ("full", 0)])
+@pytest.mark.parametrize(("kind", "rank"), [("lora", 1), pytest.param("full", 0, marks=pytest.mark.thorough)])
 def test_a_rank_that_hangs_is_replaced_and_the_result_has_the_bits_of_an_undisturbed_run(
     world: World, tmp_path: Path, kind: str, rank: int
 ) -> None:
@@ -76,6 +76,7 @@ def test_a_rank_that_hangs_is_replaced_and_the_result_has_the_bits_of_an_undistu
     assert curves(home / NAME) == curves(undisturbed / NAME)
 
 
+@pytest.mark.thorough
 def test_a_run_whose_ranks_are_lost_again_and_again_is_left_to_be_resumed(world: World, tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "log"
     process = start(world.arguments(home, *KINDS["lora"]), log)

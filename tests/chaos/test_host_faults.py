@@ -38,7 +38,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     world = make_world(tmp_path_factory.mktemp("world"))
     sweep = {
         "name": "small",
-        "base": world.words(f"optim.duration={STEPS} steps", f"evaluation.every={STEPS // 5} steps"),
+        "base": world.words(
+            f"optim.duration={STEPS} steps",
+            f"evaluation.every={STEPS // 5} steps",
+            "optim.batch_size=2",
+            "tracking.log_every=20",
+        ),
         "space": {"adapter.rank": "choice(4)"},
         "sampler": {"name": "grid"},
         "budget": {"trials": 1},
@@ -111,6 +116,7 @@ def test_a_gpu_that_fails_is_left_by_its_trial_and_used_by_nobody(
     assert_told_once(home, "small")
 
 
+@pytest.mark.thorough
 def test_a_host_that_hangs_is_ended_and_its_trial_goes_on_from_its_checkpoint(
     world: World, tmp_path: Path, sound: Path, twin: dict[str, Ended]
 ) -> None:

@@ -92,6 +92,7 @@ def test_what_does_not_fit_is_halved_before_the_first_step_and_people_are_told(w
     assert curves(run) == curves(twin / NAME)
 
 
+@pytest.mark.thorough
 def test_memory_that_is_gone_later_costs_the_steps_since_the_newest_checkpoint(world: World, tmp_path: Path) -> None:
     """The first pass is tried out, the second is step 1, which is saved; the third does not fit."""
     home = tmp_path / "home"

@@ -133,7 +133,7 @@ def twin(world: World, nodes: LogicalNodes, tmp_path_factory: pytest.TempPathFac
     return of
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["one process", pytest.param("two ranks", marks=pytest.mark.thorough)])
 def test_trials_of_a_lost_node_go_on_from_their_checkpoints_on_another(
     world: World, nodes: LogicalNodes, twin: Twin, tmp_path: Path, kind: str
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_killed_training_resumes_to_the_same_bits_in_the_same_mlflow_run(
     assert_undisturbed(home, undisturbed[kind])
 
 
+@pytest.mark.thorough
 def test_a_training_killed_again_and_again_still_arrives(world: World, tmp_path: Path, undisturbed: Oracle) -> None:
     home = tmp_path / "home"
     arguments = world.arguments(home)

@@ -384,6 +384,22 @@ def test_processes_that_prepare_a_store_at_once_make_one_schema(home: Path) -> N
     assert open_client(uri).get_experiment("0").artifact_location.startswith(f"file://{home}/mlartifacts")
 
 
+def test_a_store_whose_making_was_killed_is_made_by_the_next(home: Path) -> None:
+    uri = tracking_uri(home, "")
+    code = f"from ftcluster.tracking.mlflow_store import prepare_store; prepare_store({uri!r})"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    aside = home / ".writing-mlflow.db"
+    while not (aside.is_file() and aside.stat().st_size):  # in the middle of many steps
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert not (home / "mlflow.db").exists()
+    prepare_store(uri)
+    assert open_client(uri).get_experiment("0") is not None
+    assert not aside.exists()
+
+
 def test_a_store_that_cannot_be_made_is_an_error_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file where a folder should be")
 

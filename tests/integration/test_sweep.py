@@ -225,7 +225,7 @@ def test_ctrl_c_saves_everything_and_the_printed_command_resumes_to_the_same_res
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("moment", ["first stretch", "after a rung"])
+@pytest.mark.parametrize("moment", [pytest.param("first stretch", marks=pytest.mark.thorough), "after a rung"])
 def test_a_killed_driver_is_replaced_and_nothing_is_lost_or_doubled(
     world: Path, tmp_path: Path, undisturbed: tuple[Path, Table], moment: str
 ) -> None:
@@ -274,7 +274,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("patient", [False, True])
+@pytest.mark.parametrize("patient", [pytest.param(False, marks=pytest.mark.thorough), True])
 def test_a_full_disk_stops_a_sweep_with_a_remedy_unless_it_is_emptied_soon_and_the_result_is_the_same(
     world: Path, tmp_path: Path, small_disk: Path, undisturbed: tuple[Path, Table], patient: bool
 ) -> None:
