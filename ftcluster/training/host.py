@@ -58,6 +58,7 @@ class HostWorker:
         """``gpus=False``: a host that reserved none, on a node that may have some for others."""
         self._worker = Worker(threads, gpus=gpus)
         self._threads, self._gpus = threads, gpus
+        self._rank = 0
         self._budget = BUDGET_CUDA if gpus else BUDGET_CPU
         self._admission = Admission(self._worker.bench, self._budget)
         self._inbox: queue.SimpleQueue[_Stretch] = queue.SimpleQueue()
@@ -74,6 +75,7 @@ class HostWorker:
     def follow(self, meeting: Seat, rank: int) -> None:
         """Take part in what rank 0 trains, until it closes the group; for as long as this takes."""
         torch.set_num_threads(max(1, self._threads))
+        self._rank = rank
         serve(replace(meeting, rank=rank), choose_device("auto" if self._gpus else "cpu").type)
 
     def run(self, job: Job) -> Outcome:
@@ -92,12 +94,12 @@ class HostWorker:
         return Pulse(progress, self._worker.bench.beats)
 
     def dump(self, folder: str) -> None:
-        """Write down what every thread of this process is doing, as ``rank-0.stacks``.
+        """Write down what every thread of this process is doing, as ``rank-N.stacks``.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        write_stacks(stacks_file(Path(folder), 0), "no sign of life")
+        write_stacks(stacks_file(Path(folder), self._rank), "no sign of life")
 
     def stop(self) -> None:
         """Save everything at the next step and return; further jobs return after one step."""
