@@ -53,6 +53,11 @@ def _rebuild(kind: type[FtclusterError], message: str, where: str, remedy: str) 
     return error
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class UsageError(FtclusterError):
     """The command line is wrong."""
 

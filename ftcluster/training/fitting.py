@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ftcluster.config.schema import RunConfig
-from ftcluster.errors import TrialError
+from ftcluster.errors import TrialError, first_line
 from ftcluster.training.memory_record import change_memory, read_memory
 
 HALVINGS = 2  # of a run's micro-batches, at most
@@ -61,8 +61,8 @@ def does_not_fit(config: RunConfig, folder: Path, error: BaseException) -> Trial
 
     tried = read_memory(folder).halved
     often = f", after halving it {'once' if tried == 1 else f'{tried} times'}" if tried else ""
-    told = (str(error).splitlines() or [type(error).__name__])[0]
-    return TrialError(f"out of memory with {in_words(config)}{often}: {told}", where=folder.name, remedy=advice(config))
+    told = f"out of memory with {in_words(config)}{often}: {first_line(error)}"
+    return TrialError(told, where=folder.name, remedy=advice(config))
 
 
 def _with(config: RunConfig, micro_batch: int, micro_tokens: int) -> RunConfig:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ftcluster.errors import first_line
+
 _FAILURE = "failure"
 _WAITED = "waited-{}"
 _PATIENCE = 2.0  # seconds for the others to note something: all that wait are told of the end at once
@@ -42,7 +44,7 @@ class Notes:
 
     def fail(self, error: Exception) -> Mapping[str, Any]:
         """Note this rank's failure, unless another rank was first; the failure that counts."""
-        mine = {"rank": self._rank, "kind": type(error).__name__, "text": line(error)}
+        mine = {"rank": self._rank, "kind": type(error).__name__, "text": first_line(error)}
         heard = Heard(failure=mine)
 
         def note() -> None:
@@ -80,11 +82,6 @@ def place(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "ftcluster" in Path(frame.filename).parts] or frames
     return f"{Path(ours[-1].filename).name}:{ours[-1].lineno} {ours[-1].name}" if ours else "unknown"
-
-
-def line(error: Exception) -> str:
-    """The first line of its text."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _in_time(talk: Any) -> None:

@@ -34,11 +34,11 @@ from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import _set_pg_timeout, _world
 
-from ftcluster.engine.sharded.notes import Heard, Notes, line, place
+from ftcluster.engine.sharded.notes import Heard, Notes, place
 from ftcluster.engine.sharded.pace import WINDOW, Stint
 from ftcluster.engine.sharded.waits import WAITS
 from ftcluster.engine.sharded.watch import Watch, wrote
-from ftcluster.errors import FtclusterError, TrialError
+from ftcluster.errors import FtclusterError, TrialError, first_line
 from ftcluster.units import format_seconds
 
 _FOREVER = timedelta(days=365)  # a warm group may wait for its next trial as long as it likes
@@ -105,7 +105,7 @@ class Ranks:
             self.hosts: list[str] = self.gather(socket.gethostname())
         except (dist.DistError, RuntimeError) as error:
             raise RankLost(
-                f"rank {seat.rank} of {seat.size} did not meet the others: {line(error)}",
+                f"rank {seat.rank} of {seat.size} did not meet the others: {first_line(error)}",
                 where=f"{seat.host}:{seat.port}",
                 remedy="start every rank with the same host and a free port of rank 0's machine",
             ) from error
@@ -289,7 +289,7 @@ class Ranks:
         silent = heard.silent(self.size) if self.leads else []
         named = ", ".join(f"rank {rank} on {self.hosts[rank]}" for rank in silent)
         if not any(word in str(error) for word in _TIMED_OUT):
-            return RankLost(f"a process of the group is gone: {named or line(error)}", remedy=_REMEDY)
+            return RankLost(f"a process of the group is gone: {named or first_line(error)}", remedy=_REMEDY)
         limit = format_seconds(self._limit.total_seconds())
         if not silent:
             waited = ", ".join(f"rank {rank} in {where}" for rank, where in sorted(heard.waited.items()))
@@ -319,4 +319,6 @@ def _of_rank(rank: int, error: Exception) -> FtclusterError:
     if isinstance(error, FtclusterError):
         error.where = f"rank {rank}: {error.where}" if error.where else f"rank {rank}"
         return error
-    return TrialError(f"{type(error).__name__}: {line(error)}", where=f"rank {rank}", remedy="see the log of that rank")
+    return TrialError(
+        f"{type(error).__name__}: {first_line(error)}", where=f"rank {rank}", remedy="see the log of that rank"
+    )
