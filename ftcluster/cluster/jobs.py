@@ -212,6 +212,13 @@ class Jobs:
                 where=self.address,
                 remedy=f"ftcluster submit --address {self.address} --list",
             )
+        if "No available agent" in text:
+            return FtclusterError(
+                "the head's agent, which starts jobs, does not answer",
+                where=self.address,
+                remedy="try again once the head is up; beside another Ray cluster on that machine it needs a port "
+                "of its own: ray start --head --dashboard-agent-listen-port 52366",
+            )
         lines = [line for line in text.splitlines() if line.strip()]
         return FtclusterError(f"the cluster refused: {lines[-1] if lines else text}", where=self.address)
 

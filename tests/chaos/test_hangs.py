@@ -67,9 +67,9 @@ def test_a_rank_that_hangs_is_replaced_and_the_result_has_the_bits_of_an_undistu
     assert ("did not answer for 0:08", "gave no sign of life")[rank == 0] in told
     assert "another group" in told
     assert not psutil.pid_exists(stopped)
-    # Without rank 0 the other one may have waited for an order, which it does as long as it takes.
-    stacks = home / NAME / ("rank-0.stacks" if rank else "rank-1.log")
-    assert "in _carry_out" in stacks.read_text() or (rank == 0 and "in share" in stacks.read_text())
+    # Where the other one waited: for its answer to an order, for the order itself, or to hand the order over.
+    file, place = ("rank-1.log", "in follow") if rank == 0 else ("rank-0.stacks", "in lead")
+    assert place in (home / NAME / file).read_text()
     with Ledger.open(home) as ledger:
         assert ledger.get(NAME).state is RunState.FINISHED
     assert result_bytes(home / NAME) == result_bytes(undisturbed / NAME)

@@ -24,11 +24,13 @@ from ftcluster.tracking.history import read_metrics
 
 pytestmark = pytest.mark.whole
 
-# Its own process: Ray keeps settings for the life of one. Jobs find ftcluster as a shell on the cluster would.
+# Its own process: Ray keeps settings for the life of one. Jobs find ftcluster as a shell on the cluster would. Its
+# agent takes a free port: by default all clusters of a machine want the same one, and only the first gets it.
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": True, "dashboard_port": 0})
+ports = {"dashboard_port": 0, "dashboard_agent_listen_port": 0}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": True, **ports})
 print("http://" + cluster.head_node.webui_url, flush=True)
 sys.stdin.readline()
 cluster.shutdown()
