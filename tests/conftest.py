@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,13 @@ TEXTS = [
     '{"tool": "weather", "city": "Paris"}',
     "How many clips did Natalia sell altogether in April and May?",
 ] * 20
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_running() -> Iterator[None]:
+    yield
+    if programs := sys.modules.get("programs"):
+        programs.end_all()
 
 
 @pytest.fixture(scope="session")

@@ -111,3 +111,15 @@ def logical_nodes(log: Path) -> Iterator[LogicalNodes]:
                 holder.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 holder.kill()
+
+
+def on_nodes_of_its_own(head: dict[str, int], *others: dict[str, int]) -> None:
+    """In a process that begins (``programs.start``): make nodes with these CPUs and GPUs, and join them."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
+    for other in others:
+        cluster.add_node(**other)
+    ray.init(address=cluster.address, log_to_driver=False)

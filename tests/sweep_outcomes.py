@@ -53,6 +53,7 @@ def assert_told_once(home: Path, sweep: str) -> None:
     assert len(client.search_runs([experiment.experiment_id])) == len(trials) + 1 == len(runs)
     for trial in trials:
         run = runs[trial.name]
+        assert run.info.run_id == trial.mlflow_run_id
         assert run.data.tags["mlflow.parentRunId"] == runs[sweep].info.run_id
         assert (run.info.status, run.data.tags["ftcluster.state"]) == ("FINISHED", trial.state.value)
         for name, points in read_metrics(Path(trial.folder)).items():

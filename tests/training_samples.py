@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,26 +64,6 @@ def make_world(folder: Path) -> World:
     texts = [" ".join(row.values()) for row in rows]
     create_tiny_model(world.model, texts, hidden_size=32, layers=2, heads=4, kv_heads=2, vocabulary=300)
     return world
-
-
-def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """``ftcluster`` in a session of its own, as a terminal would give it, so that signals reach it alone."""
-    with log.open("wb") as file:
-        return subprocess.Popen(
-            [sys.executable, "-m", "ftcluster", *arguments],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd=log.parent,
-        )
-
-
-def finish(process: subprocess.Popen[bytes], log: Path, expected: int = 0) -> str:
-    """Wait for its end and return what it said."""
-    code = process.wait(180)
-    text = log.read_text()
-    assert code == expected, text[-3000:]
-    return text
 
 
 Curves = dict[str, list[tuple[int, float]]]

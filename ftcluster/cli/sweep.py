@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,9 +10,10 @@ import typer
 from typer.core import TyperGroup
 
 from ftcluster.cli.arguments import ConfigDir, Home, Json, Overrides, SweepFile, TakeOver
-from ftcluster.cli.complete import complete_run
 from ftcluster.cli.output import console, notices, print_json, table
 from ftcluster.cli.progress import RowsBar, TrainingBar
+from ftcluster.cli.sweep_control import SweepOrTrial, extend, pause, stop, tell_asked
+from ftcluster.cli.sweep_status import list_sweeps, status, watch
 from ftcluster.config.environment import default_home
 
 if TYPE_CHECKING:
@@ -92,14 +94,7 @@ def run(
 
 @sweep.command("resume")
 def resume(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="SWEEP",
-            autocompletion=complete_run,
-            help="Its name, or the beginning of it.",
-        ),
-    ],
+    name: SweepOrTrial,
     address: Annotated[
         str, typer.Option("--address", metavar="HOST:PORT", help="Another Ray cluster than the one it began on.")
     ] = "",
@@ -107,19 +102,40 @@ def resume(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Go on with a sweep that was stopped or whose driver died; finished work is kept."""
+    """Go on with a sweep that was stopped or paused or whose driver died, or with one of its trials that was paused.
+
+    Finished work is kept. A paused sweep goes on where it is driven; any other one is driven from here.
+    """
     from ftcluster.ledger.store import Ledger
+    from ftcluster.sweep.control import PAUSE, ask, control, driven
     from ftcluster.sweep.launch import stored_plan
     from ftcluster.training.records import reap
 
     with Ledger.open(home or default_home()) as ledger:
         reap(ledger)
         row = ledger.find(name)
+        if row.kind == "trial" or (control(row).sweep.state == PAUSE and driven(row)):
+            tell_asked(ask(ledger, row, ""), f"{row.name} goes on", home)
+            return
+        if control(row).sweep.state == PAUSE:
+            row = ask(ledger, row, "")
         with RowsBar("preparing data") as bar:
             plan = stored_plan(row, bar.update)
         if address:
             plan = replace(plan, base=replace(plan.base, cluster=replace(plan.base.cluster, address=address)))
         _drive(row, plan, ledger, as_json, take_over=take_over)
+
+
+_VERBS: dict[str, Callable[..., None]] = {
+    "list": list_sweeps,
+    "status": status,
+    "watch": watch,
+    "pause": pause,
+    "stop": stop,
+    "extend": extend,
+}
+for _name, _verb in _VERBS.items():
+    sweep.command(_name)(_verb)
 
 
 def _drive(

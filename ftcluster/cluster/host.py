@@ -47,8 +47,8 @@ class _HostActor:
     def peek(self) -> Any:
         return self._worker.peek()
 
-    def stop(self) -> None:
-        self._worker.stop()
+    def stop(self, job: str) -> None:
+        self._worker.stop(job)
 
     def dump(self, folder: str) -> None:
         self._worker.dump(folder)
@@ -141,9 +141,9 @@ class Host:
         told = [problem for question in self._health for problem in question.newest() or ()]
         return tuple(dict.fromkeys(told))
 
-    def stop(self) -> None:
-        """Ask the running jobs to save and return."""
-        self._actor.stop.remote()
+    def stop(self, job: str = "") -> None:
+        """Ask the running jobs, or one of them, to save and return."""
+        self._actor.stop.remote(job)
 
     def dump(self, folder: str) -> None:
         """Have each rank write what all its threads are doing into a folder."""

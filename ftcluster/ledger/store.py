@@ -8,7 +8,7 @@ a name used twice, an ended run that goes on, a report counted twice, two driver
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -167,15 +167,25 @@ class Ledger:
         with self._writing() as connection:
             connection.execute(schema.runs.update().where(_RUNS.name == name).values(mlflow_run_id=run_id))
 
+    def edit(self, name: str, change: Callable[[RunRow], Mapping[str, Any]]) -> RunRow:
+        """Give a run the config that ``change`` makes of it; nobody else changes it meanwhile.
+
+        Raises:
+            StoreError: no such run.
+        """
+        with self._writing() as connection:
+            row = self._existing(connection, name)
+            return _update(connection, replace(row, config=change(row)))
+
     def reopen(self, name: str) -> RunRow:
-        """Put a failed run back among the waiting ones, to be tried again.
+        """Put a failed run, or a sweep that has ended, back among the waiting ones.
 
         Raises:
             StoreError: no such run, or it did not fail.
         """
         with self._writing() as connection:
             row = self._existing(connection, name)
-            if row.state is not RunState.FAILED:
+            if row.state is not RunState.FAILED and not (row.kind == "sweep" and row.state.ended):
                 remedy = "only failed runs are run again; start a new one"
                 raise StoreError(f"{name} is {row.state}, not failed", where=self.place, remedy=remedy)
             row = replace(row, state=RunState.WAITING, reason="", owner=None, ended_at=None)

@@ -12,6 +12,8 @@ from ftcluster.ledger.schema import RunRow
 from ftcluster.sweep.plan import SweepPlan
 from ftcluster.sweep.view import Overview, TrialLine, View, in_words
 
+_TELLING = (RunState.FAILED, RunState.KILLED, RunState.INTERRUPTED)
+
 
 @dataclass
 class Board:
@@ -53,5 +55,5 @@ class Board:
             tokens_per_s=seen.tokens_per_s if seen else 0.0,
             eta_s=(until - step) * speed,
             overrides=in_words(trial.overrides),
-            note=trial.reason if trial.state is RunState.FAILED else "",
+            note=trial.reason if trial.state in _TELLING else "",
         )

@@ -11,12 +11,9 @@ no decisions (``halving``, ``study``), no hosts (``hosts``, ``watch``), no train
 
 from __future__ import annotations
 
-import math
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,6 @@ from ftcluster.cluster.host import Host, HostLostError
 from ftcluster.cluster.ray_cluster import Cluster
 from ftcluster.config.compose import from_dict, to_dict
 from ftcluster.config.schema import RunConfig
-from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState
 from ftcluster.data.prepared.folder import PreparedData
 from ftcluster.engine.sharded.ranks import RankLost
@@ -33,16 +29,17 @@ from ftcluster.errors import FtclusterError, StoreError, UsageError
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.sweep.board import Board
+from ftcluster.sweep.control import PAUSE, STOP, Control, control, specification
+from ftcluster.sweep.ending import end, interrupt
+from ftcluster.sweep.facts import Facts
 from ftcluster.sweep.halving import decide
 from ftcluster.sweep.hosts import HostPool, Shape, Wish
-from ftcluster.sweep.patience import Patience
+from ftcluster.sweep.patience import Patience, Stranded
 from ftcluster.sweep.plan import SweepPlan
 from ftcluster.sweep.proposals import next_trial
-from ftcluster.sweep.space import override_words
-from ftcluster.sweep.timeline import Span, append
+from ftcluster.sweep.timeline import Recorder
 from ftcluster.sweep.view import View
 from ftcluster.sweep.watch import Watch
-from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.bench import prepare_data
 from ftcluster.training.session import plan as plan_of
 from ftcluster.training.worker import Job, Outcome
@@ -51,8 +48,8 @@ RETRIES = 2  # of a stretch whose host was lost
 _TICK = 0.25  # seconds between looks at running trials
 _PATIENCE = 60.0  # seconds running trials have to save when everything is put away
 _AHEAD = 60.0  # seconds that trials behind it may run ahead of one that does not fit yet
-_NODES = 600.0  # seconds to wait for nodes, where none has room for any trial and nothing runs
 _LEDGER = ""
+_HOPELESS = 3  # trials that fail for one reason before any has reported: the others would, too
 _MOST = 1024  # trials that hosts are made ready for before they are proposed
 
 
@@ -93,33 +90,44 @@ class Driver:
     _changed: bool = True  # something ended or was proposed since the last decision
     _exhausted: bool = False
     _broken: FtclusterError | None = None
+    _config: Mapping[str, Any] = field(default_factory=dict)  # of the sweep, as it was read last
+    _control: Control = field(default_factory=Control)  # what is asked of it
+    _enough: str = ""  # why it ends before all is done
+    _failures: Counter[str] = field(default_factory=Counter)  # reasons, without the names of the trials
     _promoted: dict[int, int] = field(default_factory=dict)  # trial number -> rung it may train to
     _shapes: dict[str, Shape] = field(default_factory=dict)  # of trials, by name
     _since: dict[str, float] = field(default_factory=dict)  # when trials that wait for a host began to
     _prepared: dict[str, PreparedData] = field(default_factory=dict)
-    _numbers: dict[Host, int] = field(default_factory=dict)  # of hosts, in the order of their first trial
     _failed: dict[str, str] = field(default_factory=dict)  # trials whose end is still to be written down, and why
-    _stranded: float | None = None  # since when no node has room for any trial
+    _facts: Facts = field(init=False)
     _board: Board = field(init=False)
     _patience: Patience = field(init=False)
+    _stranded: Stranded = field(init=False)
+    _timeline: Recorder = field(init=False)
 
-    def run(self) -> None:
+    def run(self) -> str:
         """Returns when every trial has ended, or everything running was saved after ``stopping``.
+
+        What it returns is why the sweep ended before all was done, if it did.
 
         Raises:
             StoreError: a disk is full or gone for longer than the sweep may wait; what was running was put away.
             UsageError: no node has room for any trial any more; likewise.
         """
         wanted, note = self.plan.base.cluster, self.view.note
-        before = sum(trial.step for trial in self._trials())
+        self._facts = Facts(self.ledger, self.plan.name, self.plan.spec.metric)
+        before = sum(trial.step for trial in self._facts.trials)
         self._board = Board(self.plan, self.view, self.clock, before, self.clock())
         self._patience = Patience(wanted.storage_patience, note, self.clock)
+        self._stranded = Stranded(note, self.clock)
+        self._timeline = Recorder(self.folder)
         self.hosts.tell = note
         watch = Watch(self.cluster, self.hosts, wanted.hang_after, note, self.clock)
-        while not self.stopping() and not self._broken:
+        while not self.stopping() and not self._broken and not self._enough:
             try:
+                self._heed()
                 for name, reason in tuple(self._failed.items()):
-                    self._fail(self.ledger.get(name), reason)
+                    self._fail(self._facts.get(name), reason)
                 self._decide()
                 self._start()
                 self._show()
@@ -135,38 +143,62 @@ class Driver:
         self._show()
         if self._broken:
             raise self._broken
+        return self._enough
 
     def _show(self) -> None:
         running = {stretch.trial.name: (stretch.host, stretch.until) for stretch in self._running}
-        self._board.show(self._trials(), running)
+        self._board.show(self._facts.trials, running)
 
     def _over(self) -> bool:
         """Nothing runs, and nothing is left that could."""
         return (
             not self._running
             and not self._failed
-            and not self._due(self._trials(), self._values())
+            and not self._open(self._facts.trials, self._facts.values)
             and not self._more()
         )
 
     def _more(self) -> int:
         """Trials that are still to be proposed."""
-        return 0 if self._exhausted else self.plan.trials - len(self._trials())
+        return 0 if self._exhausted else self.plan.trials - len(self._facts)
 
     def _on_host(self, name: str) -> bool:
         return any(stretch.trial.name == name for stretch in self._running)
 
-    # Facts from the ledger ---------------------------------------------------------------------------------------
+    # What is asked of it ----------------------------------------------------------------------------------------
 
-    def _trials(self) -> list[RunRow]:
-        return self.ledger.runs(parent=self.plan.name)
+    def _heed(self) -> None:
+        """Follow what people ask of the sweep and of its trials."""
+        row = self.ledger.get(self.plan.name)
+        if row.config != self._config:
+            self._config, self._control = row.config, control(row)
+            self.plan = self._board.plan = self.plan.respecified(specification(row))
+            self._exhausted, self._changed = False, True
+        asked = self._control.sweep
+        if asked.state == STOP:
+            self._enough = asked.reason
+        for stretch in self._running:
+            if self._held(stretch.trial.name):
+                stretch.host.stop(stretch.trial.folder)
+        for name in [name for name, each in self._control.trials.items() if each.state == STOP]:
+            trial = self._facts.get(name)
+            if not trial.state.ended and not self._on_host(name):
+                end(self._facts, trial, RunState.KILLED, self._control.trials[name].reason)
+                self._changed = True
+        if asked.state == PAUSE and not self._running:
+            for host in self.hosts.hosts:  # others may use what they hold
+                self.hosts.retire(host)
+        if asked.state == PAUSE and row.state is RunState.RUNNING and not self._running:
+            self.ledger.set_state(row.name, RunState.PAUSED, reason=asked.reason)
+            self.view.note(f"{asked.reason}; ftcluster sweep resume {row.name} goes on")
+        elif asked.state != PAUSE and row.state is RunState.PAUSED:
+            self.ledger.set_state(row.name, RunState.RUNNING)
+            self.view.note("it goes on")
 
-    def _values(self) -> dict[int, dict[int, float]]:
-        """trial number -> rung -> metric."""
-        found: dict[int, dict[int, float]] = {}
-        for report in self.ledger.reports(self.plan.name):
-            found.setdefault(report.number, {})[report.rung] = report.metrics.get(self.plan.spec.metric, math.nan)
-        return found
+    def _held(self, name: str) -> str:
+        """Why a trial must not run now; empty: it may."""
+        trial = self._control.trials.get(name)
+        return self._control.sweep.reason or (trial.reason if trial else "")
 
     # Decisions ---------------------------------------------------------------------------------------------------
 
@@ -174,61 +206,48 @@ class Driver:
         """Write down what is certain by now; idempotent."""
         if not self._changed:
             return
-        trials = self._trials()
-        failed = {t.number for t in trials if t.state in (RunState.FAILED, RunState.KILLED)}
+        trials = self._facts.trials
+        # A pruned one that a longer sweep would have kept has nothing left to go on from.
+        gone = (RunState.FAILED, RunState.KILLED, RunState.PRUNED)
+        failed = {t.number for t in trials if t.state in gone}
         count = len(trials) if self._exhausted else self.plan.trials
-        verdict = decide(count, self.plan.rungs, self.plan.eta, self.plan.spec.direction, self._values(), failed)
+        verdict = decide(count, self.plan.rungs, self.plan.eta, self.plan.spec.direction, self._facts.values, failed)
         self._promoted = dict(verdict.promote)
         for trial in trials:
             if trial.state.ended or self._on_host(trial.name):
                 continue
             if trial.number in verdict.finished:
-                self._end(trial, RunState.FINISHED)
+                end(self._facts, trial, RunState.FINISHED)
             elif trial.number in verdict.prune:
-                self._end(trial, RunState.PRUNED, f"below the cut after step {trial.step}")
+                end(self._facts, trial, RunState.PRUNED, f"below the cut after step {trial.step}")
         self._changed = False
-
-    def _end(self, trial: RunRow, state: RunState, reason: str = "") -> None:
-        """Close a trial: its records first, so that a ledger that says ended means everything was recorded."""
-        folder = RunFolder(Path(trial.folder))
-        tracker = SpoolTracker(folder.path)
-        try:
-            if folder.adapter.is_dir():
-                tracker.artifact(folder.adapter, "adapter")
-            if folder.model.is_dir():
-                tracker.tags({"ftcluster.model_folder": str(folder.model)})
-            tracker.tags({"ftcluster.overrides": " ".join(override_words(trial.overrides))})
-            tracker.state(state, reason)
-            tracker.flush()
-        finally:
-            tracker.close()
-        self.ledger.set_state(trial.name, state, reason=reason)
-        if state in (RunState.FINISHED, RunState.PRUNED):  # its result is kept; nothing can resume it
-            shutil.rmtree(folder.checkpoints, ignore_errors=True)
 
     def _fail(self, trial: RunRow, reason: str) -> None:
         """End a trial for good; as soon as this can be written down, whatever was lost with it."""
         self._failed[trial.name] = reason
-        self._end(trial, RunState.FAILED, reason)
+        end(self._facts, trial, RunState.FAILED, reason)
         del self._failed[trial.name]
         self._changed = True
+        self._failures[reason.partition("\n")[0].replace(trial.name, "a trial")] += 1
+        if max(self._failures.values()) == self._failures.total() == _HOPELESS and not self._facts.values:
+            self._enough = f"the first {_HOPELESS} trials failed alike: {next(iter(self._failures))}"
 
     # Starting ----------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
         """Start whatever can start, and have hosts made ready for what cannot."""
-        if self._patience.resting:
+        if self._patience.resting or self._control.sweep.state == PAUSE:
             return
         while self._start_next():
             pass
-        wishes = [self._wish(trial) for trial in self._due(self._trials(), self._values())]
+        wishes = [self._wish(trial) for trial in self._due(self._facts.trials, self._facts.values)]
         more = [self.shapes[i % len(self.shapes)] for i in range(min(self._more(), _MOST))]
         self.hosts.arrange(wishes, more)
         self._look_for_nodes(wishes or [Wish(shape) for shape in more])
 
     def _start_next(self) -> bool:
         """Put one more trial on a host or propose one; False when neither can be now."""
-        trials, values = self._trials(), self._values()
+        trials, values = self._facts.trials, self._facts.values
         due = self._due(trials, values)
         for trial in due:
             if host := self.hosts.take(self._wish(trial)):
@@ -244,7 +263,11 @@ class Driver:
         return False
 
     def _due(self, trials: list[RunRow], values: Mapping[int, Mapping[int, float]]) -> list[RunRow]:
-        """Trials that may run now and do not, most urgent first.
+        """Trials that may run now and do not, most urgent first."""
+        return [trial for trial in self._open(trials, values) if not self._held(trial.name)]
+
+    def _open(self, trials: list[RunRow], values: Mapping[int, Mapping[int, float]]) -> list[RunRow]:
+        """Those that may run if nobody holds them.
 
         A trial may train to its first rung; to a later one only if it was promoted there.
         """
@@ -269,12 +292,8 @@ class Driver:
 
     def _look_for_nodes(self, wishes: Sequence[Wish]) -> None:
         """Without any node that could take a trial, wait for one to join; not for ever."""
-        if self._running or not wishes or any(self.hosts.can_ever(wish) for wish in set(wishes)):
-            self._stranded = None
-        elif self._stranded is None:
-            self._stranded = self.clock()
-            self.view.note("no node has room for any trial now; waiting for one to join")
-        elif self.clock() - self._stranded > _NODES:
+        possible = self._running or not wishes or any(self.hosts.can_ever(wish) for wish in set(wishes))
+        if self._stranded.too_long(stranded=not possible):
             self._broken = UsageError(
                 "no node of the cluster has room for any trial",
                 where="cluster",
@@ -288,7 +307,7 @@ class Driver:
             self._decide()  # fewer trials than planned: promotions may be possible now
             return
         trial, problem = found
-        self.ledger.add(trial)
+        self._facts.add(trial)
         if problem:
             self._fail(trial, problem)
 
@@ -297,7 +316,7 @@ class Driver:
             config, prepared, total = self._opened(trial)
             until = self.plan.until(rung, total)
             tags = {**self.tags, "ftcluster.sweep": self.plan.name, "ftcluster.identity": trial.identity}
-            self.ledger.set_state(trial.name, RunState.RUNNING)
+            self._facts.set_state(trial.name, RunState.RUNNING)
         except FtclusterError as error:
             self.hosts.give_back(host)
             if isinstance(error, StoreError):
@@ -305,7 +324,7 @@ class Driver:
             self._fail(trial, str(error))
             return
         job = host.submit(Job(to_dict(config), trial.folder, prepared, until, tags))
-        self._numbers.setdefault(host, len(self._numbers))
+        self._timeline.begin(host)
         waited = self.clock() - self._since.pop(trial.name, self.clock())
         self._running.append(_Stretch(trial, rung, until, host, job, waited, time.time()))
 
@@ -326,7 +345,8 @@ class Driver:
         for stretch in [s for s in self._running if s.job in ended]:
             self._running.remove(stretch)
             self._changed = True
-            self._note(stretch, self._take_back(stretch))
+            how = self._take_back(stretch)
+            self._timeline.end(stretch.trial.name, stretch.rung, stretch.host, stretch.waited, stretch.started, how)
 
     def _take_back(self, stretch: _Stretch) -> str:
         """See to a stretch that is over; how it ended, in a word."""
@@ -353,41 +373,35 @@ class Driver:
             self._storage_fails(stretch.trial.name, error)
         return "reported" if outcome.report and not outcome.stopped else "stopped" if outcome.stopped else "failed"
 
-    def _note(self, stretch: _Stretch, end: str) -> None:
-        host = f"host {self._numbers[stretch.host]}"
-        span = (stretch.trial.name, stretch.rung, host, stretch.host.nodes, stretch.waited, stretch.started)
-        append(self.folder, Span(*span, time.time(), end))
-
     def _wait(self, stretch: _Stretch, reason: str) -> None:
         """A host did not take a trial in; it is as it was, and starts when there is room."""
         trial = stretch.trial
-        self.ledger.set_state(trial.name, trial.state, reason=trial.reason)
+        self._facts.set_state(trial.name, trial.state, reason=trial.reason)
         if trial.name not in self._told:
             self._told.add(trial.name)
             self.view.note(f"{trial.name} waits for a host that is less full: {reason}")
 
     def _settle(self, stretch: _Stretch, outcome: Outcome, moved: str) -> None:
         """``moved``: why its host let its trials go."""
-        trial = self.ledger.get(stretch.trial.name)
+        trial = self._facts.get(stretch.trial.name)
         for warning in outcome.warnings:
             self.view.note(f"{trial.name}: {warning}")
         if isinstance(outcome.error, StoreError):  # no fault of the trial's
-            self._interrupt(trial, outcome.error.message)
+            self._set_aside(trial, outcome.error.message)
             raise outcome.error
-        if outcome.stopped and moved and not self.stopping():
-            self._interrupt(trial, moved)
+        if outcome.stopped and not self.stopping() and (why := moved or self._held(trial.name)):
+            interrupt(self._facts, trial, why)
         elif outcome.error:
             self._fail(trial, str(outcome.error))
         elif outcome.stopped:
-            self._interrupt(trial, "stopped by the user")
+            self._set_aside(trial, "stopped by the user")
         else:
             assert outcome.report is not None
             if self.plan.spec.metric not in outcome.report.metrics:
                 known = ", ".join(sorted(outcome.report.metrics))
                 self._fail(trial, f"it reported no {self.plan.spec.metric}, only {known}")
                 return
-            self.ledger.record(outcome.report, stretch.rung)
-            self.ledger.set_state(trial.name, RunState.PAUSED)
+            self._facts.record(outcome.report, stretch.rung)
 
     def _storage_fails(self, user: str, error: StoreError) -> None:
         if self._patience.failed(user, error):
@@ -395,7 +409,7 @@ class Driver:
 
     def _retry(self, stretch: _Stretch, reason: str, *, shared: bool) -> None:
         """Try again; a trial whose host was lost under several goes on alone, since one of them may be the cause."""
-        trial = self.ledger.get(stretch.trial.name)
+        trial = self._facts.get(stretch.trial.name)
         if shared:
             self._suspects.add(trial.name)
         else:
@@ -404,21 +418,17 @@ class Driver:
             self._fail(trial, f"{reason} ({RETRIES + 1} times)")
         else:
             self.view.note(f"{trial.name}: {reason}; it goes on from its newest checkpoint on another host")
-            self.ledger.set_state(trial.name, RunState.INTERRUPTED, reason=reason)
+            self._facts.set_state(trial.name, RunState.INTERRUPTED, reason=reason)
 
-    def _interrupt(self, trial: RunRow, reason: str) -> None:
-        """Records first; where they cannot be written the trial stays as it is, for the next command to find."""
+    def _set_aside(self, trial: RunRow, reason: str) -> None:
         try:
-            with closing(SpoolTracker(Path(trial.folder))) as tracker:
-                tracker.state(RunState.INTERRUPTED, reason)
+            interrupt(self._facts, trial, reason)
         except StoreError as error:
             self.view.note(str(error))
-        else:
-            self.ledger.set_state(trial.name, RunState.INTERRUPTED, reason=reason)
 
     def _put_away(self) -> None:
         """Let running trials save and return, at most for a minute; paused ones are saved already."""
-        if not self._running and not self.stopping() and not self._broken:
+        if not self._running and not self.stopping() and not self._broken and not self._enough:
             return
         for stretch in self._running:
             stretch.host.stop()
@@ -430,6 +440,8 @@ class Driver:
                 self.view.note(str(error))
         for stretch in self._running:
             stretch.host.kill()
-        for trial in self._trials():
-            if trial.state in (RunState.RUNNING, RunState.PAUSED):
-                self._interrupt(trial, "stopped by the user" if not self._broken else self._broken.message)
+        for trial in self._facts.trials:
+            if self._enough and not self._broken and not trial.state.ended:
+                end(self._facts, trial, RunState.KILLED, self._enough)
+            elif trial.state in (RunState.RUNNING, RunState.PAUSED):
+                self._set_aside(trial, "stopped by the user" if not self._broken else self._broken.message)

@@ -5,8 +5,9 @@ Owns the effects around the driver; the driver itself knows no signals, no MLflo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,14 +15,16 @@ from rich.console import Console
 
 from ftcluster.config.compose import from_dict, resolve_home, to_dict
 from ftcluster.config.schema import SweepConfig
-from ftcluster.config.values import build
 from ftcluster.contracts.trial import RunState
-from ftcluster.errors import Interrupted, StoreError, TrialError, UsageError
+from ftcluster.errors import Interrupted, StoreError, TrackingError, TrialError, UsageError
 from ftcluster.ledger.process import this_process
 from ftcluster.ledger.ranking import best_trial
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
+from ftcluster.sweep.control import control, specification
 from ftcluster.sweep.driver import Driver
+from ftcluster.sweep.ending import end as end_trial
+from ftcluster.sweep.facts import Facts
 from ftcluster.sweep.opening import Opening
 from ftcluster.sweep.plan import SweepPlan, make_plan
 from ftcluster.sweep.view import View
@@ -30,8 +33,10 @@ from ftcluster.tracking.service import ProjectorThread
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.bench import data_lineage
 from ftcluster.training.launch import home_option
-from ftcluster.training.records import owner_check, remember_ids, store_uri, to_project
+from ftcluster.training.records import deliver, owner_check, remember_ids, store_uri, to_project
 from ftcluster.training.signals import stop_signals
+
+_OUTLIVING = 30.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,12 @@ class SweepResult:
 def register(plan: SweepPlan, ledger: Ledger) -> RunRow:
     """Write a new sweep into the ledger; its name gets a number if it is taken."""
     home = resolve_home(plan.base)
-    config = {"spec": to_dict(plan.spec), "base": to_dict(plan.base), "prepared": plan.prepared}
+    config = {
+        "spec": to_dict(plan.spec),
+        "base": to_dict(plan.base),
+        "prepared": plan.prepared,
+        "rungs": list(plan.rungs),
+    }
     return ledger.add_with_free_name(
         plan.name, lambda name: RunRow(name=name, kind="sweep", folder=str(home / name), config=config)
     )
@@ -64,8 +74,7 @@ def stored_plan(row: RunRow, progress: Callable[[int, int], None] | None = None)
         raise UsageError(f"{row.name} is a {row.kind}, not a sweep", remedy="`ftcluster runs` lists sweeps")
     if row.state in (RunState.FINISHED, RunState.KILLED):
         raise UsageError(f"{row.name} is {row.state}; there is nothing to resume", remedy="start a new sweep")
-    spec: SweepConfig = build(SweepConfig, dict(row.config["spec"]))
-    plan = make_plan(spec, from_dict(row.config["base"]), progress=progress)
+    plan = make_plan(specification(row), from_dict(row.config["base"]), progress=progress)
     if plan.prepared != row.config["prepared"]:
         raise UsageError(
             f"the data or the tokenizer of {row.name} changed since it started",
@@ -114,7 +123,7 @@ def run_sweep(
         raise
     finally:
         try:
-            _close(row, plan, ledger, end, reason)
+            _close(row, plan.spec, ledger, end, reason)
         finally:
             undelivered = thread.stop()
             remember_ids(ledger, (row, *ledger.runs(parent=row.name)), uri)
@@ -122,10 +131,41 @@ def run_sweep(
         remedy = f"ftcluster sweep resume {row.name}{home_option(home)}"
         raise Interrupted(f"{row.name} was stopped; its trials are saved", remedy=remedy)
     trials = ledger.runs(parent=row.name)
-    best = _best(trials, plan)
+    best = _best(trials, plan.spec)
     if best is None:
         raise TrialError(f"no trial of {row.name} finished: {reason}", remedy=f"ftcluster runs {row.name}")
     return SweepResult(row.name, Path(row.folder), best, trials, undelivered)
+
+
+def end_sweep(row: RunRow, ledger: Ledger) -> RunRow:
+    """End a sweep that nobody drives, as somebody asked; the best so far is kept.
+
+    Raises:
+        StoreError: somebody drives it, or a disk is full.
+    """
+    spec, reason, home = specification(row), control(row).sweep.reason, Path(row.folder).parent
+    ledger.claim(row.name, this_process(), owner_check(take_over=False))
+    facts = Facts(ledger, row.name, spec.metric)
+    for trial in facts.trials:
+        if not trial.state.ended:
+            _end_soon(facts, trial, reason)
+    _close(row, spec, ledger, RunState.FINISHED if _best(facts.trials, spec) else RunState.KILLED, reason)
+    with suppress(TrackingError):  # `ftcluster runs sync` delivers it
+        uri = store_uri(home, row.config["base"].get("tracking", {}).get("uri", ""))
+        deliver(ledger, [row, *facts.trials], home, uri)
+    return ledger.get(row.name)
+
+
+def _end_soon(facts: Facts, trial: RunRow, reason: str) -> None:
+    """A host outlives its driver by seconds, in which nobody else can write the records of its trials."""
+    deadline = time.monotonic() + _OUTLIVING
+    while True:
+        try:
+            return end_trial(facts, trial, RunState.KILLED, reason)
+        except StoreError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.5)
 
 
 def _drive(
@@ -142,41 +182,46 @@ def _drive(
     with View(console) as view, stop_signals() as stop:  # after Ray, which sets a handler of its own for SIGTERM
         shapes = opening.shapes(plan.space)
         folder = Path(row.folder)
-        Driver(plan, ledger, cluster, hosts, opening.shape, shapes, folder, tags, view, stopping=stop.is_set).run()
-        return _verdict(ledger.runs(parent=row.name), plan, stop.is_set())
+        driver = Driver(plan, ledger, cluster, hosts, opening.shape, shapes, folder, tags, view, stopping=stop.is_set)
+        early = driver.run()
+        asked = bool(control(ledger.get(row.name)).sweep.state)
+        return _verdict(ledger.runs(parent=row.name), plan, early, asked=asked, stopped=stop.is_set())
 
 
-def _close(row: RunRow, plan: SweepPlan, ledger: Ledger, end: RunState, reason: str) -> None:
+def _close(row: RunRow, spec: SweepConfig, ledger: Ledger, end: RunState, reason: str) -> None:
     """Tell the spool, then the ledger, how the sweep ended; the ledger also where the spool cannot be written."""
     trials = ledger.runs(parent=row.name)
     try:
         with closing(SpoolTracker(Path(row.folder))) as own:
-            _summarise(own, trials, plan)
+            _summarise(own, trials, spec)
             own.state(end, reason)
             own.flush()
     finally:
-        best = _best(trials, plan)
+        best = _best(trials, spec)
         ledger.set_state(row.name, end, reason=reason, metrics=dict(best.metrics) if best else {})
 
 
-def _best(trials: list[RunRow], plan: SweepPlan) -> RunRow | None:
-    return best_trial(trials, plan.spec.metric, plan.spec.direction)
+def _best(trials: list[RunRow], spec: SweepConfig) -> RunRow | None:
+    return best_trial(trials, spec.metric, spec.direction)
 
 
-def _verdict(trials: list[RunRow], plan: SweepPlan, stopped: bool) -> tuple[RunState, str]:
+def _verdict(trials: list[RunRow], plan: SweepPlan, early: str, *, asked: bool, stopped: bool) -> tuple[RunState, str]:
+    """``early``: why it ended before all was done, which somebody ``asked`` for or which happened."""
     if stopped and not all(t.state.ended for t in trials):
         return RunState.INTERRUPTED, "stopped by the user"
-    if _best(trials, plan):
-        return RunState.FINISHED, ""
+    if _best(trials, plan.spec):
+        return RunState.FINISHED, early
+    if early:
+        return RunState.KILLED if asked else RunState.FAILED, early
     reasons = [t.reason.splitlines()[0] for t in trials if t.state is RunState.FAILED and t.reason]
     return RunState.FAILED, reasons[0] if reasons else "no trial finished"
 
 
-def _summarise(own: SpoolTracker, trials: list[RunRow], plan: SweepPlan) -> None:
+def _summarise(own: SpoolTracker, trials: list[RunRow], spec: SweepConfig) -> None:
     """The sweep's own metrics in MLflow: how its trials ended and the best value, at step = trials ended."""
     ended = [t for t in trials if t.state.ended]
     values = {f"sweep/{s.value}": float(sum(t.state is s for t in ended)) for s in RunState if s.ended}
-    if best := _best(trials, plan):
-        values["sweep/best"] = best.metrics[plan.spec.metric]
+    if best := _best(trials, spec):
+        values["sweep/best"] = best.metrics[spec.metric]
         own.tags({"ftcluster.best": best.name})
     own.metrics(values, len(ended))

@@ -41,6 +41,10 @@ class SweepPlan:
     def eta(self) -> int:
         return self.spec.pruner.eta
 
+    def respecified(self, spec: SweepConfig) -> SweepPlan:
+        """The plan of the same sweep after it was extended."""
+        return replace(self, spec=spec, trials=count_trials(spec, self.space))
+
     def until(self, rung: int, total: int) -> int:
         """The step of a rung for a trial whose whole training takes ``total`` steps."""
         return math.ceil(self.rungs[rung] * total / self.rungs[-1] - 1e-9)
@@ -81,18 +85,23 @@ def make_plan(spec: SweepConfig, base: RunConfig, *, progress: Callable[[int, in
         check_targets(override(base, override_words({"adapter.targets": targets})))
     data = prepare_data(base, progress)
     steps = plan(base, data)
-    points = size(space)
     return SweepPlan(
         name=spec.name,
         spec=spec,
         base=base,
         space=space,
-        trials=spec.budget.trials if points is None else min(spec.budget.trials, points),
+        trials=count_trials(spec, space),
         rungs=_rungs(spec, steps),
         steps=steps,
         prepared=data.folder.name,
         report=data.report,
     )
+
+
+def count_trials(spec: SweepConfig, space: Space) -> int:
+    """How many trials a sweep has in all."""
+    points = size(space)
+    return spec.budget.trials if points is None else min(spec.budget.trials, points)
 
 
 def _rungs(spec: SweepConfig, steps: Plan) -> tuple[int, ...]:

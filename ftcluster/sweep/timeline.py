@@ -6,10 +6,13 @@ The file is for people and reports: nothing decides by it, and a sweep goes on w
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from ftcluster.cluster.host import Host
 
 FILE = "timeline.jsonl"
 
@@ -26,6 +29,23 @@ class Span:
     started: float
     ended: float
     end: str  # reported | stopped | lost | failed | refused
+
+
+class Recorder:
+    """Adds lines to the timeline of a sweep's folder; hosts are numbered in the order of their first trial."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers: dict[object, int] = {}
+
+    def begin(self, host: object) -> None:
+        """A trial is sent to a host."""
+        self._numbers.setdefault(host, len(self._numbers))
+
+    def end(self, trial: str, rung: int, host: Host, waited: float, started: float, how: str) -> None:
+        """It came back, or will not."""
+        span = Span(trial, rung, f"host {self._numbers[host]}", host.nodes, waited, started, time.time(), how)
+        append(self._folder, span)
 
 
 def append(folder: Path, span: Span) -> None:

@@ -101,9 +101,12 @@ class HostWorker:
         """
         write_stacks(stacks_file(Path(folder), self._rank), "no sign of life")
 
-    def stop(self) -> None:
-        """Save everything at the next step and return; further jobs return after one step."""
-        self._worker.stop()
+    def stop(self, folder: str = "") -> None:
+        """Save everything at the next step and return; further jobs return after one step.
+
+        ``folder``: only the stretch that trains there now.
+        """
+        self._worker.stop(folder)
 
     def _serve(self) -> None:
         pack: Pack[_Stretch, Outcome] = Pack(self._budget)

@@ -70,6 +70,7 @@ class Worker:
         self._gpus = gpus
         self.bench = Bench()
         self._stop = threading.Event()
+        self._stopped: set[str] = set()  # folders of stretches that are to return
 
     def lead(self, seat: Seat) -> None:
         """Lead a group of ranks from now on."""
@@ -93,6 +94,7 @@ class Worker:
     def work(self, job: Job, observe: Callable[[Progress], None] = lambda _: None) -> Work[Outcome]:
         """Train a stretch; every failure comes back in the outcome and is written to the run's spool."""
         folder = RunFolder(Path(job.folder))
+        self._stopped.discard(job.folder)
         warnings: list[str] = []
         config: RunConfig | None = None
         try:
@@ -137,7 +139,7 @@ class Worker:
                     self.bench,
                     tracker,
                     observe=observe,
-                    stopping=self._stop.is_set,
+                    stopping=lambda: self._stop.is_set() or job.folder in self._stopped,
                     warn=warn,
                 )
                 with session:
@@ -180,9 +182,15 @@ class Worker:
             refuse(config, foretold)
             note_foretold(tracker, folder.path, foretold)
 
-    def stop(self) -> None:
-        """Save at the next step and return; further jobs return at once after one step."""
-        self._stop.set()
+    def stop(self, folder: str = "") -> None:
+        """Save at the next step and return; further jobs return at once after one step.
+
+        ``folder``: only the stretch that trains there now.
+        """
+        if folder:
+            self._stopped.add(folder)
+        else:
+            self._stop.set()
 
 
 def _smaller(config: RunConfig, folder: Path, sizes: tuple[int, int], error: Exception) -> RunConfig:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked_trainings import Trainings, forked_trainings
+from programs import call, start
 from small_disk import mounted
 from training_samples import Curves, World, curves, make_world, result_bytes
 
@@ -46,20 +46,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="module")
-def trainings() -> Iterator[Trainings]:
-    with forked_trainings() as trainings:
-        yield trainings
-
-
-@pytest.fixture(scope="module")
-def twin(world: World, trainings: Trainings, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Result]:
+def twin(world: World, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Result]:
     """Of a kind; trained when it is first asked for."""
     found: dict[str, Result] = {}
 
     def of(kind: str) -> Result:
         if kind not in found:
             folder = tmp_path_factory.mktemp("twin")
-            finish(trainings, beginning(world, folder / "home", kind), folder / "log")
+            call(beginning(world, folder / "home", kind), folder / "log")
             found[kind] = result(folder / "home")
         return found[kind]
 
@@ -74,9 +68,9 @@ def resuming(home: Path) -> list[str]:
     return ["train", "--resume", NAME, "--home", str(home)]
 
 
-def finish(trainings: Trainings, words: list[str], log: Path) -> str:
-    assert trainings.run(words, log) == 0, log.read_text()[-3000:]
-    return log.read_text()
+def burning(words: list[str], log: Path, fuse: int) -> int:
+    """Train until the fuse has burnt; the exit code."""
+    return start(words, log, before=("deaths", "burn", [fuse])).wait(180)
 
 
 def result(home: Path) -> Result:
@@ -98,11 +92,11 @@ def variants(kinds: Iterable[str]) -> list[Any]:
 
 @pytest.mark.parametrize("kind", variants(EACH))
 def test_a_training_killed_at_each_write_of_a_checkpoint_in_turn_arrives_at_the_same_bits(
-    world: World, trainings: Trainings, twin: Callable[[str], Result], tmp_path: Path, kind: str
+    world: World, twin: Callable[[str], Result], tmp_path: Path, kind: str
 ) -> None:
     home, log = tmp_path / "home", tmp_path / "log"
     words, fuse = beginning(world, home, kind), 1
-    while (code := trainings.run(words, log, fuse=fuse)) == -signal.SIGKILL:
+    while (code := burning(words, log, fuse)) == -signal.SIGKILL:
         fuse += EACH[kind]
         assert fuse < MANY
         assert not [problem for folder in checkpoints(home) for problem in damage(folder)]
@@ -114,21 +108,21 @@ def test_a_training_killed_at_each_write_of_a_checkpoint_in_turn_arrives_at_the_
 
 @pytest.mark.parametrize("kind", variants(PAIRS))
 def test_ranks_killed_while_they_save_arrive_at_the_same_bits(
-    world: World, trainings: Trainings, twin: Callable[[str], Result], tmp_path: Path, kind: str
+    world: World, twin: Callable[[str], Result], tmp_path: Path, kind: str
 ) -> None:
     home, log = tmp_path / "home", tmp_path / "log"
     words = beginning(world, home, kind)
     for fuse in (2, 7):  # beside the first files of one checkpoint, and among those of a later one
-        assert trainings.run(words, log, fuse=fuse) == -signal.SIGKILL, log.read_text()[-3000:]
+        assert burning(words, log, fuse) == -signal.SIGKILL, log.read_text()[-3000:]
         words = resuming(home)
-    finish(trainings, words, log)
+    call(words, log)
     assert result(home) == twin(kind)
 
 
-def killed_with(trainings: Trainings, words: list[str], home: Path, log: Path, count: int) -> list[Path]:
+def killed_with(words: list[str], home: Path, log: Path, count: int) -> list[Path]:
     """Train and be killed, while the next one is written, until so many checkpoints are whole."""
     while len(checkpoints(home)) < count:
-        assert trainings.run(words, log, fuse=ONE) == -signal.SIGKILL, log.read_text()[-3000:]
+        assert burning(words, log, ONE) == -signal.SIGKILL, log.read_text()[-3000:]
         words = resuming(home)
     return checkpoints(home)
 
@@ -146,17 +140,17 @@ def flipped(file: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["packed LoRA", pytest.param("full", marks=pytest.mark.thorough)])
 def test_whatever_harms_the_newest_checkpoint_it_is_put_aside_and_the_one_before_leads_to_the_same_bits(
-    world: World, trainings: Trainings, twin: Callable[[str], Result], tmp_path: Path, kind: str
+    world: World, twin: Callable[[str], Result], tmp_path: Path, kind: str
 ) -> None:
     home, log, kept = tmp_path / "home", tmp_path / "log", tmp_path / "kept"
-    before, newest = killed_with(trainings, beginning(world, home, kind), home, log, 2)
+    before, newest = killed_with(beginning(world, home, kind), home, log, 2)
     shutil.copytree(home, kept)
     for harm in (truncated, flipped, Path.unlink):
         for name in sorted(path.relative_to(newest) for path in newest.rglob("*") if path.is_file()):
             shutil.rmtree(home)
             shutil.copytree(kept, home)
             harm(newest / name)
-            text = finish(trainings, resuming(home), log)
+            text = call(resuming(home), log)
             assert f"checkpoint {newest.name} is damaged" in text, f"{harm.__name__} {name}"
             assert "the one before it is used" in text
             assert (newest.parent / f".damaged-{newest.name}").is_dir()
@@ -173,20 +167,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("kind", ["full", pytest.param("full over two ranks", marks=pytest.mark.thorough)])
 def test_a_checkpoint_without_space_is_told_and_the_training_goes_on_when_there_is_some(
-    world: World, trainings: Trainings, twin: Callable[[str], Result], tmp_path: Path, small_disk: Path, kind: str
+    world: World, twin: Callable[[str], Result], tmp_path: Path, small_disk: Path, kind: str
 ) -> None:
     home, log = small_disk / "home", tmp_path / "log"
     store = f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}"
-    killed_with(trainings, beginning(world, home, kind, store), home, log, 1)
+    killed_with(beginning(world, home, kind, store), home, log, 1)
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 100_000))
-    assert trainings.run(resuming(home), log) == 6, log.read_text()[-3000:]
-    text = log.read_text()
+    text = call(resuming(home), log, expected=6)
     assert "Traceback" not in text
     assert "free space" in text
     assert checkpoints(home)
     assert not [problem for folder in checkpoints(home) for problem in damage(folder)]
     assert not list((home / NAME / "checkpoints").glob(".writing-*"))
     ballast.unlink()
-    finish(trainings, resuming(home), log)
+    call(resuming(home), log)
     assert result(home) == twin(kind)

@@ -6,13 +6,13 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
-from training_samples import World, curves, finish, make_world, result_bytes, start
+from programs import call, finish, start, wait_for
+from training_samples import World, curves, make_world, result_bytes
 
 from ftcluster.contracts.trial import RunState
 from ftcluster.ledger.store import Ledger
@@ -33,13 +33,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-def wait_for(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not what():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)
-
-
 def process_of(rank: int, starter: int) -> int | None:
     module = "ftcluster.training.companions" if rank else "ftcluster.training.leading"
     for child in psutil.Process(starter).children():
@@ -54,10 +47,10 @@ def test_a_rank_that_hangs_is_replaced_and_the_result_has_the_bits_of_an_undistu
     world: World, tmp_path: Path, kind: str, rank: int
 ) -> None:
     undisturbed, home, log = tmp_path / "undisturbed", tmp_path / "home", tmp_path / "log"
-    finish(start(world.arguments(undisturbed, *KINDS[kind]), log), log)
+    call(world.arguments(undisturbed, *KINDS[kind]), log)
 
     process = start(world.arguments(home, *KINDS[kind], "cluster.hang_after=8"), log)
-    wait_for(lambda: any((home / NAME / "checkpoints").glob("step-*")))
+    wait_for(lambda: any((home / NAME / "checkpoints").glob("step-*")), process, log)
     stopped = process_of(rank, process.pid)
     assert stopped is not None
     os.kill(stopped, signal.SIGSTOP)
@@ -109,7 +102,7 @@ def test_a_host_of_a_sweep_with_a_rank_that_hangs_is_replaced_and_its_trial_fini
     (tmp_path / "one.yaml").write_text(json.dumps(sweep))
     home, log = tmp_path / "home", tmp_path / "log"
     process = start(["sweep", str(tmp_path / "one.yaml"), "--home", str(home)], log)
-    wait_for(lambda: any(home.glob("one/*/checkpoints/step-*")))
+    wait_for(lambda: any(home.glob("one/*/checkpoints/step-*")), process, log)
     children = psutil.Process(process.pid).children(recursive=True)
     ranks = [child for child in children if "_HostActor" in "".join(child.cmdline())]
     assert len(ranks) == 2

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from programs import Program, finish, start, wait_for
 from sweep_outcomes import Ended, assert_told_once, outcome
 from training_samples import World, make_world
 
@@ -20,17 +17,6 @@ from ftcluster.sweep import timeline
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 STEPS = 1500
-# A node with two logical GPUs, of which the first is given out first.
-PROGRAM = """
-import sys
-from ray.cluster_utils import Cluster as Nodes
-nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 2, "include_dashboard": False})
-import ray
-ray.init(address=nodes.address, log_to_driver=False)
-from ftcluster.cli import main
-sys.argv = ["ftcluster", *sys.argv[1:]]
-sys.exit(main())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -52,30 +38,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return world
 
 
-def start(world: World, home: Path, log: Path, script: Path, *words: str) -> subprocess.Popen[bytes]:
-    program = ["sweep", str(world.folder / "small.yaml"), "--home", str(home), *words]
-    environment = {
-        **os.environ,
-        "FTCLUSTER_GPU_PROBE": str(script),
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    }
-    with log.open("wb") as file:
-        return subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *program], stdout=file, stderr=subprocess.STDOUT, env=environment
-        )
-
-
-def finish(process: subprocess.Popen[bytes], log: Path) -> str:
-    assert process.wait(240) == 0, log.read_text()[-3000:]
-    return log.read_text()
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.05)
+def begin(world: World, home: Path, log: Path, script: Path, *words: str) -> Program:
+    """On a node with two logical GPUs, of which the first is given out first."""
+    return start(
+        ["sweep", str(world.folder / "small.yaml"), "--home", str(home), *words],
+        log,
+        variables={**os.environ, "FTCLUSTER_GPU_PROBE": str(script)},
+        before=("logical_nodes", "on_nodes_of_its_own", [{"num_cpus": 2, "num_gpus": 2}]),
+    )
 
 
 def saved(home: Path) -> bool:
@@ -94,7 +64,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def twin(world: World, sound: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     folder = tmp_path_factory.mktemp("twin")
-    finish(start(world, folder / "home", folder / "log", sound), folder / "log")
+    finish(begin(world, folder / "home", folder / "log", sound), folder / "log")
     assert_told_once(folder / "home", "small")
     return outcome(folder / "home", "small")
 
@@ -104,7 +74,7 @@ def test_a_gpu_that_fails_is_left_by_its_trial_and_used_by_nobody(
 ) -> None:
     home, log, script = tmp_path / "home", tmp_path / "log", tmp_path / "gpus.yaml"
     script.write_text("gpus: {GPU-a: {}, GPU-b: {}}\n")
-    process = start(world, home, log, script)
+    process = begin(world, home, log, script)
     wait_for(lambda: saved(home), process, log)
     script.write_text("gpus: {GPU-a: {xids: [79]}, GPU-b: {}}\n")
     text = finish(process, log)
@@ -121,7 +91,7 @@ def test_a_host_that_hangs_is_ended_and_its_trial_goes_on_from_its_checkpoint(
     world: World, tmp_path: Path, sound: Path, twin: dict[str, Ended]
 ) -> None:
     home, log = tmp_path / "home", tmp_path / "log"
-    process = start(world, home, log, sound, "cluster.hang_after=8")
+    process = begin(world, home, log, sound, "cluster.hang_after=8")
     wait_for(lambda: saved(home), process, log)
     children = psutil.Process(process.pid).children(recursive=True)
     hosts = [child for child in children if "_HostActor" in "".join(child.cmdline())]

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_samples import World, curves, finish, result_bytes, start
+from programs import call
+from training_samples import World, curves, result_bytes
 
 from ftcluster.config.environment import child_environment
 from ftcluster.contracts.trial import RunState
@@ -87,7 +88,7 @@ def test_what_does_not_fit_is_halved_before_the_first_step_and_people_are_told(w
     found = tags(run)
     assert (found["ftcluster.micro_batch"], found["ftcluster.warning"]) == ("optim.micro_batch=4", told)
     log = tmp_path / "twin.log"
-    finish(start(world.arguments(twin, *SHORT, "optim.micro_batch=4"), log), log)
+    call(world.arguments(twin, *SHORT, "optim.micro_batch=4"), log)
     assert result_bytes(run) == result_bytes(twin / NAME)
     assert curves(run) == curves(twin / NAME)
 

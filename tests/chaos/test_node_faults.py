@@ -8,9 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from logical_nodes import LogicalNodes, logical_nodes, settings
+from programs import Program, finish, start, wait_for
 from sweep_outcomes import Ended, assert_told_once, outcome
 from training_samples import World, make_world
 
@@ -62,12 +60,9 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LogicalNodes]:
 
 
 @contextmanager
-def running(nodes: LogicalNodes, log: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(nodes: LogicalNodes, log: Path, *words: str) -> Iterator[Program]:
     """``ftcluster WORDS`` on this cluster."""
-    command = [sys.executable, "-m", "ftcluster", *words]
-    environment = settings(RAY_ADDRESS=nodes.address)
-    with log.open("ab") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    process = start(words, log, variables=settings(RAY_ADDRESS=nodes.address))
     try:
         yield process
     finally:
@@ -77,18 +72,6 @@ def running(nodes: LogicalNodes, log: Path, *words: str) -> Iterator[subprocess.
 
 def sweeping(world: World, kind: str, home: Path) -> list[str]:
     return ["sweep", str(world.folder / f"{kind}.yaml"), "--home", str(home)]
-
-
-def finish(process: subprocess.Popen[bytes], log: Path) -> str:
-    assert process.wait(300) == 0, log.read_text()[-3000:]
-    return log.read_text()
-
-
-def wait_for(condition: Callable[[], bool], log: Path) -> None:
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.02)
 
 
 def saved(home: Path) -> set[str]:
@@ -140,7 +123,7 @@ def test_trials_of_a_lost_node_go_on_from_their_checkpoints_on_another(
     home, log = tmp_path / "home", tmp_path / "log"
     doomed = nodes.add(2)
     with running(nodes, log, *sweeping(world, kind, home)) as process:
-        wait_for(lambda: bool(saved(home)), log)
+        wait_for(lambda: bool(saved(home)), process, log)
         nodes.kill(doomed)
         spare = nodes.add(2)  # joins late, and is the only one
         text = finish(process, log)
@@ -158,7 +141,7 @@ def test_a_node_that_joins_late_is_used(world: World, nodes: LogicalNodes, tmp_p
     endless = ["optim.duration=1000000 steps", "evaluation.every=1000000 steps"]
     with running(nodes, log, *sweeping(world, "one process", home), *endless) as process:
         for number in (1, 2):
-            wait_for(lambda number=number: len(training(home)) == number, log)
+            wait_for(lambda number=number: len(training(home)) == number, process, log)
             if number == 1:
                 places.append(nodes.add(1))
         process.send_signal(signal.SIGINT)
@@ -180,10 +163,10 @@ def test_a_trial_leaves_a_node_that_was_given_notice_and_no_failure_is_counted(
     home, log = tmp_path / "home", tmp_path / "log"
     going, staying = nodes.add(1), nodes.add(1)
     with running(nodes, log, *sweeping(world, "one process", home)) as process:
-        wait_for(lambda: len(training(home)) == 2, log)
+        wait_for(lambda: len(training(home)) == 2, process, log)
         nodes.drain(going, 60)
         spare = nodes.add(1)
-        wait_for(lambda: going in left(home), log)
+        wait_for(lambda: going in left(home), process, log)
         steps = {int(path.name[-8:]) for path in (home / NAME).glob("*/checkpoints/step-*")}
         text = finish(process, log)
     for node in (staying, spare):
@@ -206,7 +189,7 @@ def test_a_lost_head_ends_the_sweep_which_goes_on_on_a_new_cluster(world: World,
     with logical_nodes(tmp_path / "old") as old:
         old.add(1)
         with running(old, log, *sweeping(world, "one process", home)) as process:
-            wait_for(lambda: bool(saved(home)), log)
+            wait_for(lambda: bool(saved(home)), process, log)
             os.kill(old.head, signal.SIGKILL)
             code = process.wait(120)
     assert code != 0

@@ -7,8 +7,6 @@ import random
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,8 +15,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from programs import call, start
 from small_disk import mounted
-from training_samples import STEPS, Curves, World, curves, finish, make_world, result_bytes, start
+from training_samples import STEPS, Curves, World, curves, make_world, result_bytes
 
 from ftcluster.contracts.trial import RunState
 from ftcluster.ledger.store import Ledger
@@ -41,7 +40,7 @@ def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Oracl
     for kind, words in KINDS.items():
         folder = tmp_path_factory.mktemp(kind)
         home, log = folder / "home", folder / "log"
-        finish(start(world.arguments(home, *words), log), log)
+        call(world.arguments(home, *words), log)
         found[kind] = (result_bytes(home / NAME), curves(home / NAME))
         assert_told_once(home, "FINISHED")
     return found
@@ -49,15 +48,12 @@ def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Oracl
 
 def dying(what: str, point: str, count: int, arguments: list[str], log: Path) -> tuple[int, str]:
     """Run a training that signals itself at a point; its return code and what it said."""
-    launcher = Path(__file__).with_name("dying_training.py")
-    words = [sys.executable, str(launcher), what, point, str(count), "--", *arguments]
-    with log.open("wb") as file:
-        done = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, check=False)
-    return done.returncode, log.read_text()
+    code = start(arguments, log, before=("deaths", "die_at", [what, point, count])).wait(180)
+    return code, log.read_text()
 
 
 def resume(home: Path, log: Path) -> str:
-    return finish(start(["train", "--resume", NAME, "--home", str(home)], log), log)
+    return call(["train", "--resume", NAME, "--home", str(home)], log)
 
 
 def state_of(home: Path) -> RunState:
@@ -151,7 +147,7 @@ def test_a_training_killed_at_a_moment_nobody_chose_resumes_to_the_same_bits(
     if state_of(home) is RunState.RUNNING:
         resume(home, again)
     else:  # the machine was so busy that the run ended before the signal came; MLflow may miss its last words
-        finish(start(["runs", "sync", "--home", str(home)], again), again)
+        call(["runs", "sync", "--home", str(home)], again)
     assert_undisturbed(home, undisturbed["lora"])
 
 
@@ -171,7 +167,7 @@ def test_ctrl_c_saves_and_the_printed_command_resumes_to_the_same_bits(
     assert f"{NAME} was stopped {'and saved' if saved else 'at once; it goes on from its newest checkpoint'}" in text
     (command,) = [line.split("-> ")[1] for line in text.splitlines() if "-> ftcluster train --resume" in line]
     again = tmp_path / "again"
-    finish(start(shlex.split(command)[1:], again), again)
+    call(shlex.split(command)[1:], again)
     assert_undisturbed(home, undisturbed["lora"])
 
 
@@ -195,13 +191,13 @@ def test_a_disk_that_fills_up_is_told_and_the_run_resumes_when_there_is_space(
     free = shutil.disk_usage(small_disk).free
     ballast.write_bytes(b"x" * (free - 60_000))
     words = ["train", "--resume", NAME, "--home", str(home)]
-    text = finish(start(words, log), log, expected=6)
+    text = call(words, log, expected=6)
     assert "Traceback" not in text
     assert str(home) in text
     assert "free space" in text or "free some space" in text
     assert not list((home / NAME / "checkpoints").glob(".writing-*"))
     ballast.unlink()
-    finish(start(words, log), log)
+    call(words, log)
     assert result_bytes(home / NAME) == undisturbed["lora"][0]
     assert curves(home / NAME) == undisturbed["lora"][1]
     assert state_of(home) is RunState.FINISHED

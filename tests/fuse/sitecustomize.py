@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from forked_trainings import light
+from deaths import light
 
 sys.path.pop()
 light(int(os.environ["FTCLUSTER_TEST_FUSE"]), int(os.environ["FTCLUSTER_TEST_STARTER"]))

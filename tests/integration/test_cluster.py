@@ -32,7 +32,7 @@ class Echo:
     def peek(self) -> str:
         return "busy"
 
-    def stop(self) -> None: ...
+    def stop(self, job: str) -> None: ...
 
 
 @pytest.fixture(scope="module")

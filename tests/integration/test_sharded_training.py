@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,55 +12,33 @@ from typing import Any
 
 import psutil
 import pytest
+from programs import call, finish, start, wait_for
+from training_samples import World, make_world
 
 from ftcluster.contracts.trial import RunState
 from ftcluster.ledger.store import Ledger
-from ftcluster.models.tiny import create_tiny_model
 from ftcluster.sweep import timeline
 from ftcluster.tracking.history import read_metrics
 
 pytestmark = pytest.mark.whole
 pytest.importorskip("deepspeed", reason="sharded trials need DeepSpeed")
 
-WORDS = [
-    "experiment=lora_sft",
-    "model=folder",
-    "data=jsonl",
-    "data.format=question_answer",
+WORDS = (
     "optim.duration=12 steps",
     "optim.batch_size=5",
     "optim.micro_batch=5",
-    "evaluation=loss",
     "evaluation.every=4 steps",
     "evaluation.max_rows=7",
-    "adapter.dropout=0.1",
-    "engine.threads=1",
-]
+)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sharded")
-    draw = random.Random(5)
-    pairs = [(draw.randint(1, 99), draw.randint(1, 99)) for _ in range(120)]
-    rows = [{"question": f"What is {a} plus {b}?", "answer": f"It is {a + b}."} for a, b in pairs]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    texts = [" ".join(row.values()) for row in rows]
-    create_tiny_model(folder / "model", texts, hidden_size=32, layers=2, heads=4, kv_heads=2, vocabulary=300)
-    return folder
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
-def command(world: Path, *words: str) -> list[str]:
-    given = [f"model.path={world / 'model'}", f"data.train=[{world / 'rows.jsonl'}]"]
-    return [sys.executable, "-m", "ftcluster", "train", *WORDS, *given, *words]
-
-
-def finish(words: list[str], log: Path, expected: int = 0) -> str:
-    with log.open("wb") as file:
-        done = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, check=False, timeout=300, cwd=log.parent)
-    text = log.read_text()
-    assert done.returncode == expected, text[-3000:]
-    return text
+def command(world: World, *words: str) -> list[str]:
+    return ["train", *world.words(*WORDS, *words)]
 
 
 def curves(home: Path, name: str) -> dict[str, list[tuple[int, float]]]:
@@ -82,38 +57,34 @@ def assert_close(one: dict[str, Any], other: dict[str, Any], tolerance: float) -
 
 
 @pytest.fixture(scope="module")
-def undisturbed(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[int, float]]]:
+def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[int, float]]]:
     """The curves of a LoRA training at stage 3 over two processes."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    finish(command(world, "name=run", "cluster.ranks=2", "engine=zero3", f"home={folder}"), folder / "log")
+    call(command(world, "name=run", "cluster.ranks=2", "engine=zero3", f"home={folder}"), folder / "log")
     return curves(folder, "run")
 
 
 def test_two_processes_give_the_losses_of_one(
-    world: Path, tmp_path: Path, undisturbed: dict[str, list[tuple[int, float]]]
+    world: World, tmp_path: Path, undisturbed: dict[str, list[tuple[int, float]]]
 ) -> None:
-    finish(command(world, "name=run", "engine.name=local", f"home={tmp_path}"), tmp_path / "log")
+    call(command(world, "name=run", "engine.name=local", f"home={tmp_path}"), tmp_path / "log")
     alone = curves(tmp_path, "run")
     assert_close(undisturbed, alone, 0.02)  # other dropout masks
     words = ["adapter.dropout=0", "engine.precision=fp64"]
     for name, engine in (("one", ["engine.name=local"]), ("two", ["cluster.ranks=2", "engine=zero3"])):
-        finish(command(world, *words, *engine, f"name={name}", f"home={tmp_path}"), tmp_path / "log")
+        call(command(world, *words, *engine, f"name={name}", f"home={tmp_path}"), tmp_path / "log")
     assert_close(curves(tmp_path, "two"), curves(tmp_path, "one"), 1e-10)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("whom", [pytest.param("a rank", marks=pytest.mark.thorough), "their starter"])
 def test_a_killed_rank_is_replaced_and_a_killed_starter_takes_all_along_and_both_runs_end_with_the_same_bits(
-    world: Path, tmp_path: Path, undisturbed: dict[str, list[tuple[int, float]]], whom: str
+    world: World, tmp_path: Path, undisturbed: dict[str, list[tuple[int, float]]], whom: str
 ) -> None:
     log = tmp_path / "log"
     words = command(world, "name=run", "cluster.ranks=2", "engine=zero3", f"home={tmp_path}")
-    with log.open("wb") as file:
-        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, cwd=tmp_path)
-    checkpoints = tmp_path / "run" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not any(checkpoints.glob("step-*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    process = start(words, log)
+    wait_for(lambda: any((tmp_path / "run" / "checkpoints").glob("step-*")), process, log)
     ranks = [each.pid for each in psutil.Process(process.pid).children() if "ftcluster" in " ".join(each.cmdline())]
     assert len(ranks) == 2
     os.kill(process.pid if whom == "their starter" else ranks[0], signal.SIGKILL)
@@ -126,42 +97,25 @@ def test_a_killed_rank_is_replaced_and_a_killed_starter_takes_all_along_and_both
         assert code == 0, log.read_text()[-3000:]
         assert "goes on from its newest checkpoint in another group" in log.read_text()
     else:
-        again = [sys.executable, "-m", "ftcluster", "train", "--resume", "run", "--home", str(tmp_path)]
-        finish(again, tmp_path / "again")
+        call(["train", "--resume", "run", "--home", str(tmp_path)], tmp_path / "again")
     assert curves(tmp_path, "run") == undisturbed
 
 
-SWEEP = """
-import sys
-from ray.cluster_utils import Cluster as Nodes
-nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0})
-for _ in range(2):
-    nodes.add_node(num_cpus=2, num_gpus=2)
-import ray
-ray.init(address=nodes.address, log_to_driver=False)
-from ftcluster.cli import main
-sys.argv = ["ftcluster", *sys.argv[1:]]
-sys.exit(main())
-"""
-
-
 def test_a_sweep_of_trials_of_one_and_two_ranks_fills_two_nodes_and_each_equals_its_run_alone(
-    world: Path, tmp_path: Path
+    world: World, tmp_path: Path
 ) -> None:
-    base = [*WORDS, f"model.path={world / 'model'}", f"data.train=[{world / 'rows.jsonl'}]"]
     sweep = {
         "name": "mixed",
-        "base": base,
+        "base": world.words(*WORDS),
         "space": {"adapter.rank": "choice(2, 4, 8)", "cluster.ranks": "choice(1, 2)"},
         "sampler": {"name": "grid"},
         "budget": {"trials": 6},
     }
     (tmp_path / "mixed.yaml").write_text(json.dumps(sweep))
     home = tmp_path / "home"
-    finish(
-        [sys.executable, "-c", SWEEP, "sweep", str(tmp_path / "mixed.yaml"), "--home", str(home)],
-        tmp_path / "log",
-    )
+    log, node = tmp_path / "log", {"num_cpus": 2, "num_gpus": 2}
+    before = ("logical_nodes", "on_nodes_of_its_own", [{"num_cpus": 0}, node, node])
+    finish(start(["sweep", str(tmp_path / "mixed.yaml"), "--home", str(home)], log, before=before), log)
     spans = timeline.read(home / "mixed")
     print(*timeline.drawn(spans), sep="\n")
     with Ledger.open(home) as ledger:
@@ -177,6 +131,6 @@ def test_a_sweep_of_trials_of_one_and_two_ranks_fills_two_nodes_and_each_equals_
         assert max(at_once.values()) <= 2  # GPUs of a node
     for ranks in (1, 2):
         words = [f"cluster.ranks={ranks}", "adapter.rank=4", f"home={home}", f"name=alone-{ranks}"]
-        finish(command(world, *words), tmp_path / f"log{ranks}")
+        call(command(world, *words), tmp_path / f"log{ranks}")
         (trial,) = [t for t in trials.values() if t.overrides == {"adapter.rank": 4, "cluster.ranks": ranks}]
         assert curves(home, trial.name) == curves(home, f"alone-{ranks}")

@@ -1,0 +1,103 @@
+"""``ftcluster sweep pause | stop | extend``: change a sweep or one of its trials while it goes on.
+
+They write into the ledger; whoever drives the sweep follows within a second. ``resume`` is beside ``run``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ftcluster.cli.arguments import Home
+from ftcluster.cli.complete import complete_run
+from ftcluster.cli.output import console
+from ftcluster.config.environment import default_home
+from ftcluster.errors import UsageError
+
+if TYPE_CHECKING:
+    from ftcluster.ledger.schema import RunRow
+    from ftcluster.ledger.store import Ledger
+
+SweepOrTrial = Annotated[
+    str,
+    typer.Argument(
+        metavar="SWEEP|TRIAL", autocompletion=complete_run, help="A sweep or one of its trials; a beginning will do."
+    ),
+]
+Sweep = Annotated[
+    str, typer.Argument(metavar="SWEEP", autocompletion=complete_run, help="Its name, or the beginning of it.")
+]
+
+
+def pause(name: SweepOrTrial, home: Home = None) -> None:
+    """Let a sweep, or one of its trials, save and rest. A sweep's driver stays and frees its GPUs.
+
+    [bold]Examples[/bold]
+
+      ftcluster sweep pause my-sweep
+
+      ftcluster sweep pause my-sweep-03 && ftcluster sweep resume my-sweep-03
+    """
+    from ftcluster.sweep.control import PAUSE
+
+    _ask(name, home, PAUSE)
+
+
+def stop(name: SweepOrTrial, home: Home = None) -> None:
+    """End a sweep, or one of its trials, for good. What runs is saved; the best so far is kept."""
+    from ftcluster.sweep.control import STOP
+
+    _ask(name, home, STOP)
+
+
+def extend(
+    name: Sweep,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="How many trials it is to propose in all.")],
+    home: Home = None,
+) -> None:
+    """Have a sweep try more, also one that has ended: ftcluster sweep extend SWEEP --trials 40."""
+    from ftcluster.ledger.store import Ledger
+    from ftcluster.sweep.control import extended, respecify
+
+    with Ledger.open(home or default_home()) as ledger:
+        row = find_sweep(ledger, name)
+        row = respecify(ledger, row, lambda spec: extended(spec, trials))
+        tell_asked(row, f"has up to {trials} proposed trials", home)
+
+
+def _ask(name: str, home: Path | None, state: str) -> None:
+    from ftcluster.ledger.store import Ledger
+    from ftcluster.sweep.control import STOP, ask, driven
+    from ftcluster.training.records import reap
+
+    with Ledger.open(home or default_home()) as ledger:
+        reap(ledger)
+        row = ledger.find(name)
+        sweep = ask(ledger, row, state)
+        if state == STOP and row.kind == "sweep" and not driven(sweep):
+            from ftcluster.sweep.launch import end_sweep
+
+            sweep = end_sweep(sweep, ledger)
+            console().print(f"{sweep.name} is {sweep.state}: {sweep.reason}", markup=False)
+        else:
+            tell_asked(sweep, f"{row.name} is asked to {state}", home)
+
+
+def find_sweep(ledger: Ledger, name: str) -> RunRow:
+    """The sweep a user means."""
+    row = ledger.find(name)
+    if row.kind != "sweep":
+        raise UsageError(f"{row.name} is a {row.kind}, not a sweep", remedy="`ftcluster sweep list` lists sweeps")
+    return row
+
+
+def tell_asked(sweep: RunRow, what: str, home: Path | None) -> None:
+    """What was done, and what comes next: somebody drives the sweep, or nobody does."""
+    from ftcluster.sweep.control import driven
+    from ftcluster.training.launch import home_option
+
+    verb, where = ("watch", f"driven by {sweep.owner}") if driven(sweep) else ("resume", "nobody drives it now")
+    option = home_option((home or default_home()).absolute())
+    console().print(f"{what}; {where}\n  next: ftcluster sweep {verb} {sweep.name}{option}", soft_wrap=True)

@@ -1,0 +1,129 @@
+"""What people ask of a sweep while it goes on: to pause, to end, to be longer; of one of its trials likewise.
+
+It is written into the sweep's row of the ledger, so it can be asked from wherever the ledger can be reached, and
+whoever drives the sweep follows it: now, or the next driver where there is none::
+
+    config["spec"]      what the sweep is; ``extend`` and ``add`` change it
+    config["wanted"]    {"sweep": {"state": "pause", "by": "ann@login"}, "trials": {"lr-03": {"state": "stop", ...}}}
+"""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ftcluster.config.compose import to_dict
+from ftcluster.config.schema import SweepConfig
+from ftcluster.config.values import build
+from ftcluster.contracts.trial import RunState
+from ftcluster.errors import UsageError
+from ftcluster.ledger.schema import RunRow
+from ftcluster.ledger.store import Ledger
+
+PAUSE, STOP = "pause", "stop"
+_DONE = {PAUSE: "paused", STOP: "stopped"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """``state``: empty (go on), ``pause`` or ``stop``."""
+
+    state: str = ""
+    by: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Such as ``paused by ann@login``."""
+        return f"{_DONE[self.state]} by {self.by}" if self.state else ""
+
+
+@dataclass(frozen=True)
+class Control:
+    """All that is asked of a sweep and of its trials, by their names."""
+
+    sweep: Wanted = Wanted()
+    trials: Mapping[str, Wanted] = field(default_factory=dict)
+
+
+def control(row: RunRow) -> Control:
+    """What is asked of a sweep."""
+    found = row.config.get("wanted", {})
+    trials = {name: Wanted(**wanted) for name, wanted in found.get("trials", {}).items()}
+    return Control(Wanted(**found.get("sweep", {})), trials)
+
+
+def driven(row: RunRow) -> bool:
+    """Whether somebody drives a sweep, as far as the ledger knows."""
+    return row.state in (RunState.RUNNING, RunState.PAUSED)
+
+
+def specification(row: RunRow) -> SweepConfig:
+    """What a sweep is, with all that was changed since it began."""
+    spec: SweepConfig = build(SweepConfig, dict(row.config["spec"]))
+    return spec
+
+
+def ask(ledger: Ledger, row: RunRow, state: str) -> RunRow:
+    """Have a sweep, or one of its trials, pause, stop or (empty) go on.
+
+    Raises:
+        UsageError: it has ended, or it is a training of its own.
+    """
+    if row.kind == "train":
+        raise UsageError(
+            f"{row.name} is no trial of a sweep", remedy="stop it with Ctrl-C, or by a SIGTERM to its process"
+        )
+    if row.state.ended:
+        raise UsageError(f"{row.name} is {row.state}; there is nothing to {state or 'go on with'}")
+    wanted = {"state": state, "by": _caller()} if state else {}
+
+    def change(sweep: RunRow) -> dict[str, Any]:
+        known = sweep.config.get("wanted", {})
+        if row.kind == "sweep":
+            return {**sweep.config, "wanted": {**known, "sweep": wanted}}
+        trials = {**known.get("trials", {}), row.name: wanted}
+        return {**sweep.config, "wanted": {**known, "trials": {name: each for name, each in trials.items() if each}}}
+
+    return ledger.edit(row.parent or row.name, change)
+
+
+def respecify(ledger: Ledger, sweep: RunRow, change: Callable[[SweepConfig], SweepConfig]) -> RunRow:
+    """Change what a sweep is; one that has ended can be resumed then.
+
+    Raises:
+        ConfigError: what ``change`` makes of it cannot be; nothing is changed then.
+    """
+
+    def changed(row: RunRow) -> dict[str, Any]:
+        return {**row.config, "spec": to_dict(change(specification(row)))}
+
+    row = ledger.edit(sweep.name, changed)
+    if row.state.ended:
+        ledger.edit(sweep.name, lambda row: {**row.config, "wanted": {}})
+        row = ledger.reopen(sweep.name)
+    return row
+
+
+def extended(spec: SweepConfig, trials: int) -> SweepConfig:
+    """The same sweep with this many proposed trials in all.
+
+    Raises:
+        UsageError: it has as many.
+    """
+    if trials <= spec.budget.trials:
+        raise UsageError(
+            f"{spec.name} has budget.trials={spec.budget.trials} already",
+            remedy="name a larger number; `ftcluster sweep stop` ends it early",
+        )
+    return replace(spec, budget=replace(spec.budget, trials=trials))
+
+
+def _caller() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container without a user database
+        user = "somebody"
+    return f"{user}@{socket.gethostname()}"

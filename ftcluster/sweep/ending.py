@@ -1,0 +1,48 @@
+"""How a trial of a sweep is ended or put aside: its own records first, then the ledger.
+
+So a ledger that says it ended means that everything was recorded, and nothing is lost where records cannot be written.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+from ftcluster.contracts.folder import RunFolder
+from ftcluster.contracts.trial import RunState
+from ftcluster.ledger.schema import RunRow
+from ftcluster.sweep.facts import Facts
+from ftcluster.sweep.space import override_words
+from ftcluster.tracking.spool import SpoolTracker
+
+
+def end(facts: Facts, trial: RunRow, state: RunState, reason: str = "") -> None:
+    """Close a trial for good. What nothing can resume any more is removed; its result stays.
+
+    Raises:
+        StoreError: a disk is full or gone; the trial is as it was.
+    """
+    folder = RunFolder(Path(trial.folder))
+    with closing(SpoolTracker(folder.path)) as tracker:
+        if folder.adapter.is_dir():
+            tracker.artifact(folder.adapter, "adapter")
+        if folder.model.is_dir():
+            tracker.tags({"ftcluster.model_folder": str(folder.model)})
+        tracker.tags({"ftcluster.overrides": " ".join(override_words(trial.overrides))})
+        tracker.state(state, reason)
+        tracker.flush()
+    facts.set_state(trial.name, state, reason=reason)
+    if state in (RunState.FINISHED, RunState.PRUNED):
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+
+
+def interrupt(facts: Facts, trial: RunRow, reason: str) -> None:
+    """Put a trial aside; it goes on from its newest checkpoint.
+
+    Raises:
+        StoreError: a disk is full or gone; the trial is as it was, for the next command to find.
+    """
+    with closing(SpoolTracker(Path(trial.folder))) as tracker:
+        tracker.state(RunState.INTERRUPTED, reason)
+    facts.set_state(trial.name, RunState.INTERRUPTED, reason=reason)
