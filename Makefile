@@ -41,7 +41,7 @@ format: install-dev ## formats the code and repairs what the linter can
 chaos: install-dev ## tests that kill processes, and those that install or run everything
 	@$(RUN_PYTEST) $(PARALLEL) -m "(chaos or whole) and not thorough and not gpu" $(PYTEST)
 
-thorough: install-dev ## more variants of what `chaos` tests, before a release (about 10 minutes)
+thorough: install-dev ## more variants of what `chaos` tests, before a release (about half an hour)
 	@$(RUN_PYTEST) $(PARALLEL) -m "thorough and not gpu" $(PYTEST)
 
 bench: install-dev ## each benchmark prints a ratio against a peer and how it was made

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 
-def page_environment(package: str, filters: Mapping[str, Callable[..., Any]]) -> Environment:
-    """For the templates of a package; in them ``asset(name)`` is a style sheet or script of ours, as it stands."""
-    loader = PackageLoader(package)
+def page_environment(packages: Sequence[str], filters: Mapping[str, Callable[..., Any]]) -> Environment:
+    """For the templates of packages, the first that has one; ``asset(name)`` in them is a file as it stands."""
+    loader = ChoiceLoader([PackageLoader(package) for package in packages])
     environment = Environment(
         loader=loader,
         autoescape=select_autoescape(default=True, default_for_string=True),

@@ -26,6 +26,7 @@ _IMPORTED = (
     "ftcluster.cli.data_report",
     "ftcluster.cli.sweep",
     "ftcluster.demo.world",
+    "ftcluster.report.write",
     "ftcluster.sweep.driver",
     "ftcluster.tracking.projector",
     "ftcluster.training.launch",

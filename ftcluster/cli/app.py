@@ -32,6 +32,9 @@ VERBS: dict[str, Verb] = {
     "compare": Verb(
         "ftcluster.cli.compare:compare", "Compare runs on the same held-out rows, in a table and a page.", _JOB
     ),
+    "report": Verb(
+        "ftcluster.cli.report:report", "Say what a sweep taught: what is best, what matters, what it took.", _JOB
+    ),
     "promote": Verb("ftcluster.cli.promote:promote", "Give the best adapter an alias in the model registry.", _JOB),
     "rollback": Verb("ftcluster.cli.rollback:rollback", "Move an alias back to the version before.", _JOB),
     "chat": Verb("ftcluster.cli.chat:chat", "Talk to a base model, a run or a registered adapter.", _USE),

@@ -111,7 +111,8 @@ def _keys(incomplete: str) -> Iterator[tuple[str, str]]:
 
 
 def _values(key: str) -> Iterator[tuple[str, str]]:
-    from ftcluster.config.checks import CHOICES, METRICS, SWEEP_CHOICES
+    from ftcluster.config.checks import CHOICES, SWEEP_CHOICES
+    from ftcluster.config.objectives import METRICS
 
     if key in groups():
         yield from ((f"{key}={option}", describe(key, option)) for option in groups()[key])

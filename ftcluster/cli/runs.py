@@ -21,6 +21,7 @@ from ftcluster.units import format_seconds
 if TYPE_CHECKING:
     from ftcluster.ledger.schema import RunRow
     from ftcluster.ledger.store import Ledger
+    from ftcluster.report.selection import Chosen, Wanted
 
 _RESUMABLE = (RunState.INTERRUPTED, RunState.FAILED)
 
@@ -42,19 +43,33 @@ runs = typer.Typer(
 )
 
 
+_Sweep = Annotated[
+    str,
+    typer.Argument(metavar="[SWEEP]", autocompletion=complete_run, help="List its trials.", show_default=False),
+]
+_Limit = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="The newest so many, or the first by --sort; 0: all.", show_default="20, or all trials of a sweep"
+    ),
+]
+
+
 @runs.command("list")
 def list_runs(
-    reference: Annotated[
-        str,
-        typer.Argument(
-            metavar="[SWEEP]",
-            autocompletion=complete_run,
-            help="List its trials.",
-            show_default=False,
-        ),
-    ] = "",
+    reference: _Sweep = "",
     state: Annotated[list[RunState] | None, typer.Option(help="Only those in this state; may be repeated.")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="The newest so many; 0: all.")] = 20,
+    limit: _Limit = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also the trials of all sweeps.")] = False,
+    expression: Annotated[
+        str, typer.Option("--filter", metavar="EXPRESSION", help="Only those of which it is true; see the examples.")
+    ] = "",
+    sort: Annotated[str, typer.Option(metavar="KEY", help="The smallest first: a metric or any other key.")] = "",
+    reverse: Annotated[bool, typer.Option("--reverse", help="The largest first.")] = False,
+    columns: Annotated[str, typer.Option(metavar="KEY,KEY", help="What to show of each.")] = "",
+    export: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write them to a .csv or .parquet file, with all their keys.")
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -65,29 +80,66 @@ def list_runs(
       ftcluster runs
 
       ftcluster runs my-sweep --state failed --state interrupted
+
+      ftcluster runs my-sweep --sort eval/loss --columns name,eval/loss,optim.lr,adapter.rank
+
+      ftcluster runs --all --filter 'eval/loss < 2 and state == finished and adapter.rank >= 8' --export good.csv
+
+    Keys are name, kind, sweep, state, step, took_s, age_s and a few more, metrics such as eval/loss, and those of the
+    config, such as optim.lr. Expressions know + - * / and or not in, and texts in quotes.
     """
+    from ftcluster.report.frames import check_export
+    from ftcluster.report.frames import export as write_table
+    from ftcluster.report.selection import Wanted
+
+    if export:
+        check_export(export)
+    keys = tuple(filter(None, (key.strip() for key in columns.split(","))))
+    most = limit if limit is not None else 0 if reference else 20
+    wanted = Wanted(tuple(state or ()), expression, sort, reverse, most, keys)
+    found, nothing = _chosen(_place(home), reference, wanted, everything=everything)
+    if export:
+        write_table(found.records, export, keys)
+        notices().print(f"{len(found.rows)} runs written to {export}", markup=False, soft_wrap=True)
+    if as_json:
+        now = time.time()
+        print_json(found.narrowed if keys else [_plain(row, now) for row in found.rows])
+    elif not found.rows:
+        console().print(nothing)
+    elif not export:
+        _show_list(found, reference)
+
+
+def _chosen(place: Path, reference: str, wanted: Wanted, *, everything: bool) -> tuple[Chosen, str]:
+    """The runs to list, and what to say where there are none."""
     from ftcluster.ledger.store import Ledger
+    from ftcluster.report.selection import choose
     from ftcluster.training.records import reap
 
-    with Ledger.open(_place(home)) as ledger:
+    with Ledger.open(place) as ledger:
         reap(ledger)
-        rows = _listed(ledger, reference)
-        shown = [row for row in rows if not state or row.state in state]
-        shown = shown[-limit:] if limit and not reference else shown
-        trials = {row.name: ledger.runs(parent=row.name) for row in shown if row.kind == "sweep"}
-    now = time.time()
-    if as_json:
-        print_json([_plain(row, now) for row in shown])
-        return
-    if not shown:
-        nothing = f"{reference} has no trials" if reference else "no runs yet; ftcluster demo makes some"
-        console().print("none in that state" if rows else nothing)
-        return
-    title = f"trials of {shown[0].parent}" if reference and shown[0].parent else ""
-    names = ("name", "kind", "state", "step", "metrics", "age", "took", "why")
-    table(names, [_cells(row, trials.get(row.name, []), now) for row in shown], title=title)
-    if len(shown) < len(rows) and not state:
-        notices().print(f"{len(rows) - len(shown)} older ones are not shown; --limit 0 shows all")
+        every = [] if reference else ledger.runs()
+        rows = _listed(ledger, reference) if reference else [r for r in every if everything or r.kind != "trial"]
+        found = choose(rows, wanted, every, time.time())
+    if rows:
+        return found, "none of which that is true" if wanted.expression else "none in that state"
+    return found, f"{reference} has no trials" if reference else "no runs yet; ftcluster demo makes some"
+
+
+def _show_list(found: Chosen, reference: str) -> None:
+    if found.columns:
+        table(found.columns, [[_text(value) for value in one.values()] for one in found.narrowed])
+    else:
+        title = f"trials of {found.rows[0].parent}" if reference and found.rows[0].parent else ""
+        names = ("name", "kind", "state", "step", "metrics", "age", "took", "why")
+        now, setting = time.time(), [found.sort] if "." in found.sort else []  # metrics and the rest are there
+        cells = [
+            (*_cells(row, found.ended.get(row.name, ""), now), *(_text(one.get(key)) for key in setting))
+            for row, one in zip(found.rows, found.records, strict=True)
+        ]
+        table((*names, *setting), cells, title=title)
+    if found.left_out:
+        notices().print(f"{found.left_out} {'' if found.sort else 'older '}ones are not shown; --limit 0 shows all")
 
 
 @runs.command("show")
@@ -191,22 +243,19 @@ def _store(row: RunRow, home: Path) -> str:
 
 
 def _listed(ledger: Ledger, reference: str) -> list[RunRow]:
-    if not reference:
-        return [row for row in ledger.runs() if row.kind != "trial"]
     row = ledger.find(reference)
     return ledger.runs(parent=row.name) if row.kind == "sweep" else [row]
 
 
-def _cells(row: RunRow, trials: Sequence[RunRow], now: float) -> tuple[object, ...]:
+def _cells(row: RunRow, ended: str, now: float) -> tuple[object, ...]:
     from rich.text import Text
 
     colours = {RunState.FINISHED: "green", RunState.PRUNED: "yellow", RunState.RUNNING: "cyan", RunState.PAUSED: "cyan"}
-    ended = f"{sum(trial.state.ended for trial in trials)}/{len(trials)} trials"
     return (
         row.name,
         row.kind,
         Text(row.state.value, colours.get(row.state, "red" if row.state is not RunState.WAITING else "")),
-        ended if row.kind == "sweep" else row.step,
+        ended or row.step,
         _metrics(row.metrics),
         _ago(now - row.created_at),
         format_seconds(_took(row, now)),

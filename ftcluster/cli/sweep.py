@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,11 +15,13 @@ from typer.core import TyperGroup
 from ftcluster.cli.arguments import ConfigDir, Home, Json, Overrides, SweepFile, TakeOver
 from ftcluster.cli.output import console, notices, print_json, table
 from ftcluster.cli.progress import RowsBar, TrainingBar
-from ftcluster.cli.sweep_control import SweepOrTrial, extend, pause, stop, tell_asked
+from ftcluster.cli.sweep_control import SweepOrTrial, add, clone, extend, pause, stop, tell_asked
 from ftcluster.cli.sweep_status import list_sweeps, status, watch
 from ftcluster.config.environment import default_home
+from ftcluster.errors import UsageError
 
 if TYPE_CHECKING:
+    from ftcluster.config.schema import SweepConfig
     from ftcluster.ledger.schema import RunRow
     from ftcluster.ledger.store import Ledger
     from ftcluster.sweep.launch import SweepResult
@@ -49,6 +54,8 @@ def run(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be tried, and stop.")] = False,
+    go_on: Annotated[bool, typer.Option("--resume", help="Go on with the same sweep, if it was begun before.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Begin another one, even if the same was begun before.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -64,11 +71,15 @@ def run(
 
     words = [*(overrides or []), *([f"home={home.absolute()}"] if home else [])]
     spec, base = read_sweep(file, words, config_dir=config_dir)
+    if not dry_run and not new and (begun := _begun(spec, Path(base.home), go_on=go_on)):
+        resume(begun, home=Path(base.home), as_json=as_json)
+        return
     # Only now, since torch and transformers come with them, which takes seconds.
     from ftcluster.cli.data_report import tell_data, tell_engine
     from ftcluster.config.checks import check_files
     from ftcluster.demo.world import provide
     from ftcluster.ledger.store import Ledger
+    from ftcluster.sweep.bundles import swept_keys, trials_at_most
     from ftcluster.sweep.launch import register
     from ftcluster.sweep.opening import Opening
     from ftcluster.sweep.plan import make_plan
@@ -77,7 +88,7 @@ def run(
     with TrainingBar() as training:
         provide(base, notices().print, training.observe)
     check_files(base)
-    with Opening(base, spec.budget.trials, spec.space) as opening:
+    with Opening(base, trials_at_most(spec), swept_keys(spec)) as opening:
         if not dry_run:
             opening.begin()
         with RowsBar("preparing data") as bar:
@@ -126,6 +137,23 @@ def resume(
         _drive(row, plan, ledger, as_json, take_over=take_over)
 
 
+def _begun(spec: SweepConfig, home: Path, *, go_on: bool) -> str:
+    """The name of the same sweep, if one is not finished and the user wants to go on with it."""
+    from ftcluster.ledger.store import Ledger
+    from ftcluster.sweep.control import unfinished
+    from ftcluster.training.records import reap
+
+    with Ledger.open(home) as ledger:
+        reap(ledger)
+        row = unfinished(ledger, spec)
+    if row is None or go_on:
+        return row.name if row else ""
+    told = f"{row.name} is the same sweep and is {row.state}"
+    if not notices().is_terminal or not sys.stdin.isatty():
+        raise UsageError(told, remedy="--resume goes on with it, --new begins another one")
+    return row.name if typer.confirm(f"{told}. Go on with it? (no: begin another one)", default=True) else ""
+
+
 _VERBS: dict[str, Callable[..., None]] = {
     "list": list_sweeps,
     "status": status,
@@ -133,6 +161,8 @@ _VERBS: dict[str, Callable[..., None]] = {
     "pause": pause,
     "stop": stop,
     "extend": extend,
+    "add": add,
+    "clone": clone,
 }
 for _name, _verb in _VERBS.items():
     sweep.command(_name)(_verb)
@@ -147,58 +177,76 @@ def _drive(
     take_over: bool = False,
     opening: Opening | None = None,
 ) -> None:
+    from ftcluster.report.write import closing_report
     from ftcluster.sweep.launch import run_sweep
 
     notices().print(f"[bold]{row.name}[/bold]: {_in_words(plan)}; {row.folder}")
-    _tell(run_sweep(row, plan, ledger, notices(), take_over=take_over, opening=opening), plan, as_json)
+    result = run_sweep(row, plan, ledger, notices(), take_over=take_over, opening=opening)
+    report = closing_report(ledger, row.name, home=result.folder.parent, now=time.time())
+    notices().print(report, markup=False, soft_wrap=True)
+    _tell(result, plan, as_json)
 
 
 def _in_words(plan: SweepPlan) -> str:
     if len(plan.rungs) == 1:
         return f"{plan.trials} trials of {plan.rungs[0]} steps"
-    judged = ", ".join(map(str, plan.rungs[:-1]))
+    judged = ", ".join(map(str, _shortened(plan.rungs[:-1])))
     return f"{plan.trials} trials, judged at step {judged}, the best trained to step {plan.rungs[-1]}"
+
+
+def _shortened(steps: Sequence[int]) -> list[int | str]:
+    return [*steps] if len(steps) <= 8 else [*steps[:4], "...", steps[-1]]
 
 
 def _show_plan(plan: SweepPlan, as_json: bool) -> None:
     from ftcluster.config.compose import to_dict
     from ftcluster.sweep.space import describe
+    from ftcluster.sweep.study import cut_share
     from ftcluster.training.bench import size_of
 
     facts = {
         "sweep": plan.name,
         "trials": plan.trials,
+        **({"seeds of each point": plan.spec.repeats} if plan.spec.repeats > 1 else {}),
+        **({"named trials": ", ".join(plan.spec.always)} if plan.spec.always else {}),
+        **({"known from earlier sweeps": len(plan.earlier)} if plan.earlier else {}),
         "base config trains": str(size_of(plan.base)),
-        "judged at steps": list(plan.rungs),
+        "judged at steps": list(plan.rungs) if as_json else ", ".join(map(str, _shortened(plan.rungs))),
         "steps at most": plan.steps_at_most,
         "steps without pruning": plan.trials * plan.rungs[-1],
         "tokens per step": round(plan.steps.tokens_per_step),
-        "metric": f"{plan.spec.metric}, {plan.spec.direction}",
+        "metric": ", ".join(f"{k} {v}" for k, v in {plan.spec.metric: plan.spec.direction, **plan.spec.also}.items()),
         "sampler": plan.spec.sampler.name,
+        **{f"budget.{key}": value for key, value in to_dict(plan.spec.budget).items() if value and key != "trials"},
     }
     if as_json:
         print_json({**facts, "space": plan.spec.space, "base": to_dict(plan.base)})
         return
     table(("", plan.name), list(facts.items())[1:])
     console().print("\n" + describe(plan.space), markup=False)
+    if share := cut_share(plan.space):
+        console().print(f"about {share:.0%} of what is drawn would break a constraint and is left out", markup=False)
 
 
 def _tell(result: SweepResult, plan: SweepPlan, as_json: bool) -> None:
     from rich.markup import escape
 
-    from ftcluster.sweep.view import in_words
+    from ftcluster.sweep.objectives import front
+    from ftcluster.sweep.results import best_in_words, front_in_words
     from ftcluster.training.launch import home_option
 
-    best, metric = result.best, plan.spec.metric
+    best, spec = result.best, plan.spec
     if as_json:
         trials = [
             {"name": t.name, "state": t.state, "step": t.step, "overrides": t.overrides, "metrics": t.metrics}
             for t in result.trials
         ]
-        print_json({"sweep": result.name, "best": best.name, "metrics": best.metrics, "trials": trials})
+        several = {"front": [trial.name for trial, _ in front(result.trials, spec)]} if spec.also else {}
+        print_json({"sweep": result.name, "best": best.name, "metrics": best.metrics, **several, "trials": trials})
         return
-    at, settings = home_option(result.folder.parent), escape(in_words(best.overrides))
-    lines = [f"[bold green]best: {best.name}[/], {metric} {best.metrics[metric]:.4f}, {settings}"]
+    at = home_option(result.folder.parent)
+    lines = [f"[bold green]best: {best.name}[/], {escape(best_in_words(best, result.trials, spec))}"]
+    lines += map(escape, front_in_words(result.trials, spec))
     if result.undelivered:
         lines.append(f"  {result.undelivered} records are not in MLflow yet; ftcluster runs sync{at} delivers them")
     lines.append(

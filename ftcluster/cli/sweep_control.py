@@ -1,4 +1,4 @@
-"""``ftcluster sweep pause | stop | extend``: change a sweep or one of its trials while it goes on.
+"""``ftcluster sweep pause | stop | extend | add | clone``: change a sweep or one of its trials while it goes on.
 
 They write into the ledger; whoever drives the sweep follows within a second. ``resume`` is beside ``run``.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ftcluster.cli.arguments import Home
+from ftcluster.cli.arguments import Home, Overrides
 from ftcluster.cli.complete import complete_run
 from ftcluster.cli.output import console
 from ftcluster.config.environment import default_home
@@ -65,6 +65,43 @@ def extend(
         row = find_sweep(ledger, name)
         row = respecify(ledger, row, lambda spec: extended(spec, trials))
         tell_asked(row, f"has up to {trials} proposed trials", home)
+
+
+def add(name: Sweep, overrides: Overrides = None, home: Home = None) -> None:
+    """Have a sweep try certain values, next: ftcluster sweep add SWEEP optim.lr=1e-3 adapter.rank=8."""
+    from ftcluster.ledger.store import Ledger
+
+    with Ledger.open(home or default_home()) as ledger:
+        _add(ledger, find_sweep(ledger, name), overrides or [], home)
+
+
+def clone(
+    name: Annotated[str, typer.Argument(metavar="TRIAL", autocompletion=complete_run, help="The trial to begin with.")],
+    overrides: Overrides = None,
+    home: Home = None,
+) -> None:
+    """Have a sweep try the values of one of its trials with some changed: ftcluster sweep clone TRIAL optim.lr=1e-3."""
+    from ftcluster.ledger.store import Ledger
+    from ftcluster.sweep.control import specification, words_of
+
+    with Ledger.open(home or default_home()) as ledger:
+        trial = ledger.find(name)
+        if trial.parent is None:
+            raise UsageError(f"{trial.name} is no trial of a sweep", remedy="`ftcluster runs SWEEP` lists trials")
+        sweep, changed = ledger.get(trial.parent), {word.partition("=")[0] for word in overrides or []}
+        kept = [word for word in words_of(trial, specification(sweep)) if word.partition("=")[0] not in changed]
+        _add(ledger, sweep, [*kept, *(overrides or [])], home)
+
+
+def _add(ledger: Ledger, sweep: RunRow, words: list[str], home: Path | None) -> None:
+    from ftcluster.config.compose import from_dict
+    from ftcluster.sweep.control import respecify, with_trial
+
+    if not words:
+        raise UsageError("no values to try", remedy="name some, such as optim.lr=1e-3")
+    base = from_dict(sweep.config["base"])
+    row = respecify(ledger, sweep, lambda spec: with_trial(spec, base, words))
+    tell_asked(row, f"{sweep.name} tries {' '.join(words)}", home)
 
 
 def _ask(name: str, home: Path | None, state: str) -> None:

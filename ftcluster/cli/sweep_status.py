@@ -90,7 +90,7 @@ def _facts(row: RunRow, ledger: Ledger) -> dict[str, Any]:
     from ftcluster.sweep.view import in_words
 
     spec, trials = specification(row), ledger.runs(parent=row.name)
-    best = best_trial(trials, spec.metric, spec.direction)
+    best = best_trial(trials, spec.metric, spec.direction, spec.repeats)
     return {
         "sweep": row.name,
         "state": row.state.value,

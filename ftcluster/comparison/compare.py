@@ -1,8 +1,4 @@
-"""A comparison from beginning to end: gathered, written as a page, and stored with the sweep's MLflow run.
-
-The page goes to MLflow the way everything does, through the sweep's spool: a server that is away, or a sweep
-that is still being written by its driver, costs nothing but the copy there.
-"""
+"""A comparison from beginning to end: gathered, written as a page, and stored with the sweep's MLflow run."""
 
 from __future__ import annotations
 
@@ -10,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ftcluster.comparison.delivery import hand_over
 from ftcluster.comparison.findings import Comparison
 from ftcluster.comparison.gather import Announce, gather
 from ftcluster.comparison.html import write_report
-from ftcluster.errors import StoreError, TrackingError
+from ftcluster.errors import StoreError
 from ftcluster.ledger.store import Ledger
-from ftcluster.tracking.spool import SpoolTracker
-from ftcluster.training.records import deliver, store_uri
 
 PAGE = "comparison.html"
 
@@ -57,7 +52,7 @@ def compare(
             where=str(path),
             remedy="name another place: --html FILE",
         ) from error
-    note = _store(ledger, comparison.name, path, home) if comparison.name else ""
+    note = hand_over(ledger, comparison.name, path, home) if comparison.name else ""
     return Compared(comparison, path, note)
 
 
@@ -66,22 +61,3 @@ def _place(comparison: Comparison, home: Path) -> Path:
         return home / comparison.name / PAGE
     names = "-".join(contender.name for contender in comparison.contenders)
     return home / "comparisons" / f"{names[:100]}.html"
-
-
-def _store(ledger: Ledger, sweep: str, path: Path, home: Path) -> str:
-    """Record the page with the sweep, and deliver it if MLflow is there; otherwise say why it waits."""
-    row = ledger.get(sweep)
-    try:
-        tracker = SpoolTracker(Path(row.folder))
-    except StoreError as error:
-        return f"the report is not in MLflow: {error.message}"
-    try:
-        tracker.artifact(path)
-        tracker.flush()
-    finally:
-        tracker.close()
-    try:
-        deliver(ledger, [row], home, store_uri(home, row.config["base"]["tracking"]["uri"]))
-    except TrackingError as error:
-        return f"the report waits for MLflow ({error.message}); ftcluster runs sync delivers it"
-    return ""

@@ -122,7 +122,7 @@ def score_text(value: float | None) -> str:
 def value_text(value: Any) -> str:
     """A parameter's value for people: ``0.00030000001`` -> ``0.0003``, a list as its items."""
     if value is None:
-        return "null"
+        return "–"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

@@ -1,30 +1,17 @@
-"""The comparison as one HTML file that needs nothing else: styles, scripts, plotly and data are inside.
-
-The page may not load anything from anywhere, and runs only the scripts that carry its nonce (Content Security
-Policy), so that a prompt or answer with markup in it stays text even if an escape were forgotten.
-"""
+"""The comparison as one HTML file; ``document`` has what such pages share."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment
-from markupsafe import Markup
 
-from ftcluster import __version__
-from ftcluster.comparison import plots
+from ftcluster.comparison import document, plots
 from ftcluster.comparison.answers import Question, questions
-from ftcluster.comparison.findings import Comparison, Contender, score_text, short_names, value_text
+from ftcluster.comparison.findings import Comparison, Contender, short_names, value_text
 from ftcluster.comparison.verdict import amount, percent, sentences
 from ftcluster.contracts.folder import write_atomically
-from ftcluster.pages import page_environment
-from ftcluster.units import format_seconds
 
 _MOST_CONFIGS = 12  # contenders whose configs are laid beside each other
 
@@ -42,44 +29,28 @@ def write_report(comparison: Comparison, path: Path) -> Path:
 
 def page(comparison: Comparison) -> str:
     """The whole page as text; the same comparison gives the same text."""
-    from plotly.offline import get_plotlyjs
-
     figures, asked = _figures(comparison), questions(comparison)
-    data = _json(figures)
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            comparison=comparison,
-            title=comparison.title,
-            words=sentences(comparison),
-            columns=short_names(comparison.varied),
-            colours=plots.colours(comparison),
-            figures=figures,
-            figure_data=data,
-            plotly=Markup(get_plotlyjs()),
-            questions=asked,
-            views=_views(asked),
-            tabs=_tabs(figures, asked),
-            differing=_differing(comparison),
-            shared=_shared(comparison),
-            nonce=hashlib.sha256(data.encode()).hexdigest()[:32],
-            made_at=datetime.fromtimestamp(comparison.made_at, UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            version=__version__,
-        )
+    return document.render(
+        _environment(),
+        "report.html",
+        figures,
+        comparison.made_at,
+        comparison=comparison,
+        title=comparison.title,
+        words=sentences(comparison),
+        columns=short_names(comparison.varied),
+        colours=plots.colours(comparison),
+        questions=asked,
+        views=_views(asked),
+        tabs=_tabs(figures, asked),
+        differing=_differing(comparison),
+        shared=_shared(comparison),
     )
 
 
 @cache
 def _environment() -> Environment:
-    filters: dict[str, Callable[..., Any]] = {
-        "score": score_text,
-        "value": value_text,
-        "percent": percent,
-        "duration": format_seconds,
-        "amount": lambda value, kind: amount(kind, value),
-    }
-    return page_environment("ftcluster.comparison", filters)
+    return document.environment(filters={"percent": percent, "amount": lambda value, kind: amount(kind, value)})
 
 
 def _figures(comparison: Comparison) -> dict[str, plots.Figure]:
@@ -101,12 +72,6 @@ def _figures(comparison: Comparison) -> dict[str, plots.Figure]:
 
 def _curve_order(name: str) -> tuple[bool, str]:
     return name.startswith("train/"), name
-
-
-def _json(value: Any) -> Markup:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def _tabs(figures: dict[str, plots.Figure], asked: list[Question]) -> list[tuple[str, str]]:

@@ -19,6 +19,8 @@ Figure = dict[str, Any]
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#B15928")
 GREY = "#9aa0a6"
 _SCALE = ((0, 114, 178), (150, 150, 150), (213, 94, 0))  # blue is best; all of it reads on white and on black
+_MANY = 2 * len(PALETTE)  # lines beyond which those without a colour are one trace: hundreds would take seconds to draw
+_POINTS = 40  # of each of those lines
 _VERDICT = {"better": "#009E73", "worse": "#D55E00", "not distinguishable": GREY}
 
 
@@ -32,16 +34,16 @@ def curves(comparison: Comparison, metric: str) -> Figure:
     """One line per contender of a metric over steps."""
     shown = [c for c in comparison.contenders if c.curves.get(metric)]
     colour = colours(comparison)
-    few = len(shown) <= 2 * len(PALETTE)
-    traces = [_line(c, c.curves[metric], colour[c.name], points=metric.startswith("eval/")) for c in reversed(shown)]
-    return _figure(traces, {"title": "step"}, {"title": metric} | _loss_axis(shown, metric), legend=few)
+    drawn = [(c, c.curves[metric]) for c in shown]
+    traces = _lines(drawn, colour, points=metric.startswith("eval/"))
+    axis = {"title": metric} | _loss_axis(shown, metric)
+    return figure(traces, {"title": "step"}, axis, legend=len(shown) <= _MANY)
 
 
 def rungs(comparison: Comparison) -> Figure:
     """Score at each rung; a cross is where a run was stopped early."""
     shown = [c for c in comparison.contenders if c.rungs]
-    colour = colours(comparison)
-    traces = [_line(c, c.rungs, colour[c.name], points=True) for c in reversed(shown)]
+    traces = _lines([(c, c.rungs) for c in shown], colours(comparison), points=True)
     stopped = [(c, c.rungs[-1]) for c in shown if c.state is RunState.PRUNED]
     if stopped:
         traces.append(
@@ -50,7 +52,7 @@ def rungs(comparison: Comparison) -> Figure:
                 "mode": "markers",
                 "name": "stopped early",
                 "x": [point[0] for _, point in stopped],
-                "y": [_number(point[1]) for _, point in stopped],
+                "y": [number(point[1]) for _, point in stopped],
                 "text": [escape(f"{c.name}: {c.reason or 'stopped early'}") for c, _ in stopped],
                 "hovertemplate": "%{text}<extra></extra>",
                 "marker": {"symbol": "x-thin", "size": 9, "line": {"width": 2, "color": "#D55E00"}},
@@ -59,50 +61,54 @@ def rungs(comparison: Comparison) -> Figure:
     steps = sorted({step for c in shown for step, _ in c.rungs})
     ticks = [f"{step}<br>{_runs(sum(any(s == step for s, _ in c.rungs) for c in shown))}" for step in steps]
     axis = {"title": "step, and how many got there", "type": "log", "tickvals": steps, "ticktext": ticks}
-    return _figure(traces, axis, {"title": comparison.metric}, legend=False)
+    return figure(traces, axis, {"title": comparison.metric}, legend=False)
 
 
 def parallel(comparison: Comparison) -> Figure:
     """Parallel coordinates: a line per contender through its parameters to its score, coloured by score."""
-    shown = [c for c in comparison.contenders if _finite(c.score)]
+    shown = [c for c in comparison.contenders if finite(c.score)]
     keys = [*comparison.varied]
     axes = [_Axis([c.parameters.get(key) for c in shown], key in comparison.log_keys) for key in keys]
     axes.append(_Axis([c.score for c in shown], log=False))
     ranks = _ranks(shown, comparison.direction)
-    traces: list[dict[str, Any]] = []
+    shades: dict[float, list[int]] = {}  # many runs share a few shades, and a trace for each of them
     for at in sorted(range(len(shown)), key=lambda i: -ranks[i]):
-        contender = shown[at]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": contender.name,
-                "x": list(range(len(axes))),
-                "y": [axis.place(at) for axis in axes],
-                "text": [_hover(contender, comparison)] * len(axes),
-                "hovertemplate": "%{text}<extra></extra>",
-                "line": {
-                    "color": _scaled(ranks[at]),
-                    "width": 4 if at == 0 else 2,
-                    "shape": "spline",
-                    "smoothing": 0.5,
-                },
-                "marker": {"size": 6, "color": _scaled(ranks[at])},
-                "opacity": 1 if at == 0 else 0.75,
-            }
-        )
+        coarse = len(shown) > 2 * _MANY and ranks[at] > 0
+        shade = max(round(ranks[at] * _MANY), 1) / _MANY if coarse else ranks[at]
+        shades.setdefault(shade, []).append(at)
+    traces = [
+        _threads(axes, [(at, shown[at]) for at in members], shade, comparison) for shade, members in shades.items()
+    ]
     names = [*short_names(comparison.varied).values(), comparison.metric]
-    figure = _figure(traces, {}, {"visible": False, "range": [-0.08, 1.08]}, legend=False)
+    made = figure(traces, {}, {"visible": False, "range": [-0.08, 1.08]}, legend=False)
     axis = {"tickvals": list(range(len(axes))), "ticktext": [f"<b>{escape(n)}</b>" for n in names], "side": "top"}
-    figure["layout"]["xaxis"] = axis | {"range": [-0.3, len(axes) - 0.7], "gridwidth": 2, "fixedrange": True}
-    figure["layout"]["margin"] = {"l": 16, "r": 16, "t": 40, "b": 12}
-    figure["layout"]["annotations"] = [_tick(x, y, text) for x, axis in enumerate(axes) for y, text in axis.ticks]
-    return figure
+    made["layout"]["xaxis"] = axis | {"range": [-0.3, len(axes) - 0.7], "gridwidth": 2, "fixedrange": True}
+    made["layout"]["margin"] = {"l": 16, "r": 16, "t": 40, "b": 12}
+    made["layout"]["annotations"] = [_tick(x, y, text) for x, axis in enumerate(axes) for y, text in axis.ticks]
+    return made
+
+
+def _threads(
+    axes: Sequence[_Axis], runs: Sequence[tuple[int, Contender]], shade: float, comparison: Comparison
+) -> Figure:
+    """Runs as lines through all axes, with a gap behind each; ``shade`` is 0 for the best run."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": runs[0][1].name,
+        "x": [x for _ in runs for x in (*range(len(axes)), None)][:-1],
+        "y": [y for at, _ in runs for y in (*(axis.place(at) for axis in axes), None)][:-1],
+        "text": [text for _, run in runs for text in [hover(run, comparison)] * (len(axes) + 1)][:-1],
+        "hovertemplate": "%{text}<extra></extra>",
+        "line": {"color": scaled(shade), "width": 4 if shade == 0 else 2, "shape": "spline", "smoothing": 0.5},
+        "marker": {"size": 6, "color": scaled(shade)},
+        "opacity": 1 if shade == 0 else 0.75,
+    }
 
 
 def scatter(comparison: Comparison, key: str) -> Figure:
     """One parameter against the score."""
-    shown = [c for c in comparison.contenders if _finite(c.score)]
+    shown = [c for c in comparison.contenders if finite(c.score)]
     values = [c.parameters.get(key) for c in shown]
     numbers = all(_is_number(value) for value in values)
     colour = colours(comparison)
@@ -111,7 +117,7 @@ def scatter(comparison: Comparison, key: str) -> Figure:
         "mode": "markers",
         "x": values if numbers else [escape(value_text(value)) for value in values],
         "y": [c.score for c in shown],
-        "text": [_hover(c, comparison) for c in shown],
+        "text": [hover(c, comparison) for c in shown],
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {
             "size": 11,
@@ -119,11 +125,12 @@ def scatter(comparison: Comparison, key: str) -> Figure:
             "symbol": ["circle" if c.state is RunState.FINISHED else "circle-open" for c in shown],
         },
     }
-    axis = _scatter_axis(values, numbers=numbers, log=key in comparison.log_keys) | {"title": escape(key)}
-    return _figure([trace], axis, {"title": comparison.metric}, legend=False)
+    axis = value_axis(values, numbers=numbers, log=key in comparison.log_keys) | {"title": escape(key)}
+    return figure([trace], axis, {"title": comparison.metric}, legend=False)
 
 
-def _scatter_axis(values: Sequence[Any], *, numbers: bool, log: bool) -> dict[str, Any]:
+def value_axis(values: Sequence[Any], *, numbers: bool, log: bool) -> dict[str, Any]:
+    """The axis of a parameter: a mark for each of a few values that were tried often."""
     different = {value_text(value) for value in values}
     if not numbers:
         return {"type": "category", "range": [-0.6, len(different) - 0.4]}
@@ -150,13 +157,13 @@ def intervals(comparison: Comparison, *, answers: bool) -> Figure:
             {
                 "type": "scatter",
                 "mode": "markers",
-                "x": [_number(middle)],
+                "x": [number(middle)],
                 "y": [escape(label)],
                 "error_x": {
                     "type": "data",
                     "symmetric": False,
-                    "array": [_number(high - middle)],
-                    "arrayminus": [_number(middle - low)],
+                    "array": [number(high - middle)],
+                    "arrayminus": [number(middle - low)],
                     "thickness": 2.5,
                     "width": 7,
                     "color": _VERDICT[found.verdict],
@@ -167,9 +174,34 @@ def intervals(comparison: Comparison, *, answers: bool) -> Figure:
             }
         )
     unit = "percentage points, right is better" if answers else "nats per token, left is better"
-    figure = _figure(traces, {"title": unit, "zeroline": True, "zerolinewidth": 2}, {"automargin": True}, legend=False)
-    figure["layout"]["height"] = 110 + 46 * len(rows)
-    return figure
+    made = figure(traces, {"title": unit, "zeroline": True, "zerolinewidth": 2}, {"automargin": True}, legend=False)
+    made["layout"]["height"] = 110 + 46 * len(rows)
+    return made
+
+
+def _lines(drawn: Sequence[tuple[Contender, Curve]], colour: Mapping[str, str], *, points: bool) -> list[Figure]:
+    """A trace per run, the best on top; of many runs those without a colour are one trace, behind the others."""
+    single = [one for one in drawn if len(drawn) <= _MANY or colour[one[0].name] != GREY]
+    traces = [_line(run, curve, colour[run.name], points=points) for run, curve in reversed(single)]
+    others = [one for one in drawn if one not in single]
+    return [*([_joined(others, points=points)] if others else []), *traces]
+
+
+def _joined(drawn: Sequence[tuple[Contender, Curve]], *, points: bool) -> Figure:
+    """Lines in one trace, with a gap behind each."""
+    kept = [(run.name, curve[:: -(-len(curve) // _POINTS)]) for run, curve in drawn]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if points else "lines",
+        "name": "others",
+        "x": [step for _, curve in kept for step in (*(step for step, _ in curve), None)],
+        "y": [value for _, curve in kept for value in (*(number(value) for _, value in curve), None)],
+        "text": [name for name, curve in kept for _ in range(len(curve) + 1)],
+        "line": {"color": GREY, "width": 1},
+        "marker": {"size": 4, "color": GREY},
+        "opacity": 0.6,
+        "hovertemplate": "%{y:.4g} at step %{x}<extra>%{text}</extra>",
+    }
 
 
 def _line(contender: Contender, curve: Curve, colour: str, *, points: bool) -> dict[str, Any]:
@@ -178,14 +210,15 @@ def _line(contender: Contender, curve: Curve, colour: str, *, points: bool) -> d
         "mode": "lines+markers" if points else "lines",
         "name": contender.name,
         "x": [step for step, _ in curve],
-        "y": [_number(value) for _, value in curve],
+        "y": [number(value) for _, value in curve],
         "line": {"color": colour, "width": 2 if colour != GREY else 1},
         "marker": {"size": 6, "color": colour},
         "hovertemplate": "%{y:.4g} at step %{x}",
     }
 
 
-def _figure(traces: list[dict[str, Any]], x: Mapping[str, Any], y: Mapping[str, Any], *, legend: bool) -> Figure:
+def figure(traces: list[dict[str, Any]], x: Mapping[str, Any], y: Mapping[str, Any], *, legend: bool) -> Figure:
+    """Traces with their two axes."""
     layout = {
         "xaxis": _titled({"automargin": True} | dict(x)),
         "yaxis": _titled({"automargin": True} | dict(y)),
@@ -205,7 +238,7 @@ def _titled(axis: Mapping[str, Any]) -> dict[str, Any]:
 
 def _loss_axis(shown: Sequence[Contender], metric: str) -> dict[str, Any]:
     """A logarithmic axis where a loss falls by more than a factor of ten, as it does early in training."""
-    values = [value for c in shown for _, value in c.curves[metric] if _finite(value)]
+    values = [value for c in shown for _, value in c.curves[metric] if finite(value)]
     wide = bool(values) and metric.endswith("/loss") and min(values) > 0 and max(values) > 10 * min(values)
     return {"type": "log"} if wide else {}
 
@@ -248,8 +281,9 @@ def _tick(x: int, y: float, text: str) -> dict[str, Any]:
     return {"text": escape(text), "x": x, "y": y, "xanchor": "left", "xshift": 7, "showarrow": False}
 
 
-def _hover(contender: Contender, comparison: Comparison) -> str:
-    names = short_names(comparison.varied)
+def hover(contender: Contender, comparison: Comparison) -> str:
+    """A run with its parameters and its score, in the little HTML that plotly reads."""
+    names = short_names(tuple(contender.parameters))
     lines = [f"<b>{escape(contender.name)}</b> ({contender.state}, step {contender.step})"]
     lines += [f"{escape(names[key])} {escape(value_text(value))}" for key, value in contender.parameters.items()]
     return "<br>".join([*lines, f"{escape(comparison.metric)} {contender.score:.4g}"])
@@ -264,7 +298,8 @@ def _ranks(shown: Sequence[Contender], direction: str) -> list[float]:
     return ranks
 
 
-def _scaled(rank: float) -> str:
+def scaled(rank: float) -> str:
+    """The colour of a rank between 0, the best, and 1."""
     place = rank * (len(_SCALE) - 1)
     at = min(int(place), len(_SCALE) - 2)
     mixed = (round(a + (b - a) * (place - at)) for a, b in zip(_SCALE[at], _SCALE[at + 1], strict=True))
@@ -275,11 +310,12 @@ def _runs(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
 
 
-def _finite(value: float | None) -> bool:
+def finite(value: float | None) -> bool:
+    """Whether there is a value that can be drawn."""
     return value is not None and math.isfinite(value)
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
     """JSON has no NaN; plotly draws a gap for null."""
     return value if math.isfinite(value) else None
 

@@ -5,6 +5,8 @@ A difference whose interval includes zero is "not distinguishable", whatever its
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ftcluster.comparison.findings import Comparison, Contender, Differences, score_text
 from ftcluster.contracts.evidence import TestRecord
 from ftcluster.evaluation.bootstrap import Difference
@@ -82,7 +84,7 @@ def _others(others: list[Contender]) -> str:
     for contender in others:
         assert contender.against_best is not None
         alike.setdefault(_verdicts(contender.against_best), []).append(contender.name)
-    parts = [f"{_listed(names)} {_be(names)} {verdicts}" for verdicts, names in alike.items()]
+    parts = [f"{listed(names)} {_be(names)} {verdicts}" for verdicts, names in alike.items()]
     return "On the same test rows " + "; ".join(parts) + "."
 
 
@@ -99,7 +101,8 @@ def _be(names: list[str]) -> str:
     return "is" if len(names) == 1 else "are"
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 

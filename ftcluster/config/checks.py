@@ -15,7 +15,8 @@ from typing import Any
 
 from ftcluster.config.catalog import known_keys
 from ftcluster.config.locations import KINDS, is_remote, kind_of
-from ftcluster.config.schema import RunConfig, SourceConfig, SweepConfig
+from ftcluster.config.objectives import objective_problems
+from ftcluster.config.schema import BudgetConfig, RunConfig, SourceConfig, SweepConfig
 from ftcluster.config.sharding import sharding_problems
 from ftcluster.config.suggest import did_you_mean
 from ftcluster.config.thresholds import threshold_problems
@@ -25,13 +26,6 @@ from ftcluster.units import Duration
 
 NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 LONGEST_SWEEP_NAME = 55  # a number that sets it apart and its trials' numbers come behind it, within 63
-METRICS = MappingProxyType(
-    {
-        "eval/loss": "nats per trained token on the validation rows",
-        "eval/perplexity": "exp of eval/loss",
-        "eval/exact_match": "share of validation rows whose generated answer equals the reference",
-    }
-)
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "data.format": (
@@ -61,11 +55,27 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 TEMPLATES = ("model", "alpaca", "plain", "chatml")
 SWEEP_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "sampler.name": ("grid", "random", "qmc", "tpe"),
-        "pruner.name": ("none", "halving"),
+        "sampler.name": ("grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2"),
+        "pruner.name": ("none", "halving", "hyperband", "median", "pbt"),
         "direction": ("minimize", "maximize"),
     }
 )
+_WHILE_TRAINING = (
+    "optim.lr",
+    "optim.weight_decay",
+    "optim.clip",
+    "optim.final_lr",
+    "optim.lora_plus",
+    "adapter.dropout",
+)
+_TRAINING_ROWS = (
+    "data",
+    "train",
+    "limit",
+    "sources",
+    "columns",
+    "format",
+)  # held-out rows may be the same all the same
 # field -> (lowest, highest, ends that are themselves excluded)
 _RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
     {
@@ -108,7 +118,18 @@ _RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
     }
 )
 _SWEEP_RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
-    {"sampler.seed": (0, 2**32 - 1, ""), "pruner.eta": (2, float("inf"), ""), "budget.trials": (1, float("inf"), "")}
+    {
+        "sampler.seed": (0, 2**32 - 1, ""),
+        "pruner.eta": (2, float("inf"), ""),
+        "pruner.startup": (1, float("inf"), ""),
+        "pruner.patience": (0, float("inf"), ""),
+        "pruner.improvement": (0, float("inf"), ""),
+        "budget.trials": (1, float("inf"), ""),
+        "budget.gpu_hours": (0, float("inf"), ""),
+        "budget.hours": (0, float("inf"), ""),
+        "budget.money": (0, float("inf"), ""),
+        "repeats": (1, float("inf"), ""),
+    }
 )
 
 
@@ -164,35 +185,64 @@ def check_sweep(sweep: SweepConfig, base: RunConfig) -> None:
             f"name={sweep.name} has {len(sweep.name)} characters; a sweep's name has at most {LONGEST_SWEEP_NAME}, "
             "since its trials are named after it."
         )
-    problems += _duration("pruner.first", sweep.pruner.first)
-    problems += _metric(sweep, base)
+    problems += _pruner(sweep)
+    problems += objective_problems(sweep, base)
+    problems += _sampler(sweep)
+    problems += _budget(sweep.budget)
+    problems += _population(sweep) if sweep.pruner.name == "pbt" else []
     if not sweep.space:
         problems.append("space is empty; a sweep varies at least one key, such as optim.lr: choice(1e-4, 1e-3).")
-    swept = [
-        key
-        for key in sweep.space
-        if key.split(".")[0] in ("name", "home", "tracking", "cluster") and key != "cluster.ranks"
-    ]
-    problems += [f"space.{key} does not change what a trial learns; give it once on the command line." for key in swept]
-    other_rows = [key for key in sweep.space if key.split(".")[0] in ("data", "objective", "model")]
-    problems += [
-        f"space.{key} would judge trials on different rows or models; run one sweep for each." for key in other_rows
-    ]
-    problems += _adapter_space(sweep.space, base)
+    problems += [problem for key in sweep.space for problem in _swept_key(key)]
     if problems:
         raise ConfigError(problems)
 
 
-def _adapter_space(space: Mapping[str, object], base: RunConfig) -> Iterator[str]:
-    """Keys of an adapter make no difference to a full fine-tune, so some of a sweep's trials would be the same."""
-    idle = [key for key in space if key.startswith("adapter.") and key != "adapter.kind"]
-    if "adapter.kind" in space and idle:
-        yield (
-            f"space.adapter.kind with space.{idle[0]} would train the same full fine-tune once for each of its values; "
-            "sweep full fine-tunes and adapters separately, and compare the two."
-        )
-    elif base.adapter.kind == "none" and "adapter.kind" not in space:
-        yield from (f"space.{key} changes nothing in a full fine-tune (adapter=none); leave it out." for key in idle)
+def _pruner(sweep: SweepConfig) -> Iterator[str]:
+    pruner = sweep.pruner
+    yield from _duration("pruner.first", pruner.first)
+    if pruner.every:
+        yield from _duration("pruner.every", pruner.every)
+    try:
+        float(pruner.threshold or 0)
+    except ValueError:
+        yield f"pruner.threshold={pruner.threshold} is no number; write a value of {sweep.metric}."
+    if pruner.every and pruner.name in ("halving", "hyperband"):
+        yield f"pruner.every={pruner.every} means nothing with pruner.name={pruner.name}, which goes by pruner.eta."
+
+
+def _population(sweep: SweepConfig) -> Iterator[str]:
+    fixed = [key for key in (*sweep.space, *sweep.variants) if key not in _WHILE_TRAINING]
+    yield from (f"space.{key} cannot change while a trial trains, as pruner.name=pbt would have it." for key in fixed)
+    if sweep.repeats > 1 or sweep.always or sweep.when or sweep.constraints:
+        yield "pruner.name=pbt changes trials as they train: leave out repeats, always, when and constraints."
+
+
+def _budget(budget: BudgetConfig) -> Iterator[str]:
+    if budget.money and not any(budget.price.values()):
+        yield f"budget.money={budget.money:g} needs prices of an hour, such as budget.price={{H100: 2.5, cpu: 0.1}}."
+    yield from (f"budget.price.{name}={price:g} is below 0." for name, price in budget.price.items() if price < 0)
+
+
+def _sampler(sweep: SweepConfig) -> Iterator[str]:
+    name = sweep.sampler.name
+    if sweep.also and name == "cmaes":
+        yield "sampler.name=cmaes follows one metric; with several use nsga2, tpe or gp."
+    if name == "cmaes" and len(sweep.space) < 2:
+        yield "sampler.name=cmaes follows how keys go together, and the space has one; use tpe or gp."
+    if name == "nsga2" and sweep.pruner.name != "none":
+        yield f"sampler.name=nsga2 learns from finished trials; with pruner.name={sweep.pruner.name} use tpe or gp."
+    if sweep.sampler.warm_start and name in ("grid", "random", "qmc"):
+        yield f"sampler.warm_start: sampler.name={name} learns nothing from earlier sweeps; use tpe, gp or cmaes."
+    if "seed" in sweep.space and sweep.repeats > 1:
+        yield "space.seed: repeats gives each point seeds of its own; keep one of them."
+
+
+def _swept_key(key: str) -> Iterator[str]:
+    section = key.split(".")[0]
+    if section in ("name", "home", "tracking", "cluster") and key != "cluster.ranks":
+        yield f"space.{key} does not change what a trial learns; give it once on the command line."
+    if section == "evaluation" or (section == "data" and key.split(".")[-1] not in _TRAINING_ROWS):
+        yield f"space.{key} would judge trials on different rows; run one sweep for each."
 
 
 def check_files(config: RunConfig) -> None:
@@ -358,25 +408,6 @@ def _placement(config: RunConfig) -> Iterator[str]:
         yield f"cluster.gpus={cluster.gpus:g} reserves GPUs that engine.device=cpu leaves idle; set cluster.gpus=0."
     if engine.device == "cuda" and cluster.gpus == 0:
         yield "engine.device=cuda needs a GPU and cluster.gpus=0 reserves none; set cluster.gpus=1."
-
-
-def _metric(sweep: SweepConfig, base: RunConfig) -> Iterator[str]:
-    if sweep.metric.startswith("train/"):
-        yield (
-            f"metric={sweep.metric} is measured on rows a trial trains on: the best value says who memorised most; "
-            "never select on training loss. Use metric=eval/loss."
-        )
-        return
-    if sweep.metric not in METRICS:
-        yield f"metric={sweep.metric} does not exist.{did_you_mean(sweep.metric, METRICS)} Known: {', '.join(METRICS)}."
-        return
-    if sweep.metric == "eval/exact_match" and not base.evaluation.generate:
-        yield "metric=eval/exact_match needs generated answers; set evaluation=generate or evaluation.generate=64."
-    wanted = "maximize" if sweep.metric == "eval/exact_match" else "minimize"
-    if sweep.direction in SWEEP_CHOICES["direction"] and sweep.direction != wanted:
-        yield f"direction={sweep.direction} would select the worst trial by {sweep.metric}; use direction={wanted}."
-    if not base.data.validation and base.data.validation_fraction == 0:
-        yield f"metric={sweep.metric} needs held-out rows; set data.validation or data.validation_fraction above 0."
 
 
 def _model_folder(folder: Path) -> Iterator[str]:

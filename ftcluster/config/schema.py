@@ -173,24 +173,34 @@ class RunConfig:
 class SamplerConfig:
     """Who proposes trials."""
 
-    name: str = "tpe"  # grid | random | qmc | tpe
+    name: str = "tpe"  # grid | random | qmc | tpe | gp | cmaes | nsga2
     seed: int = 17
+    warm_start: list[str] = field(default_factory=list)  # earlier sweeps of the same home to learn from
 
 
 @dataclass(frozen=True)
 class PrunerConfig:
     """Who stops trials early."""
 
-    name: str = "none"  # none | halving
+    name: str = "none"  # none | halving | hyperband | median | pbt
     first: str = "50 steps"  # training before the first judgement
-    eta: int = 2  # 1 of eta trials goes on at each rung, and trains eta times longer
+    eta: int = 2  # halving, hyperband: 1 of eta trials goes on at each rung, and trains eta times longer
+    every: str = ""  # none, median, pbt: duration between judgements after the first; empty: as long as the first
+    startup: int = 4  # median: trials that must have come before one that is stopped
+    threshold: str = ""  # value of the metric beyond which a trial is stopped, whatever the others do; empty: none
+    patience: int = 0  # judgements without an improvement after which a trial is done; 0: it trains to its end
+    improvement: float = 0.0  # by how much the metric has to improve for that
 
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """When the sweep is over."""
+    """When the sweep is over; whatever is reached first."""
 
-    trials: int = 8
+    trials: int = 8  # points that the sampler proposes
+    gpu_hours: float = 0.0  # of all hosts together; 0: no limit
+    hours: float = 0.0  # since the sweep began, breaks included; 0: no limit
+    money: float = 0.0  # in the unit of `price`; 0: no limit
+    price: dict[str, float] = field(default_factory=dict)  # of an hour: part of a GPU's name, or gpu or cpu -> price
 
 
 @dataclass(frozen=True)
@@ -199,9 +209,15 @@ class SweepConfig:
 
     name: str = ""
     base: list[str] = field(default_factory=list)  # overrides that every trial shares
-    space: dict[str, Any] = field(default_factory=dict)  # key -> Hydra override grammar
+    space: dict[str, Any] = field(default_factory=dict)  # key or group -> Hydra override grammar
+    variants: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # a key of your own -> option -> overrides
+    when: dict[str, str] = field(default_factory=dict)  # key of the space -> condition without which it is left alone
+    constraints: list[str] = field(default_factory=list)  # what must hold for every trial, such as "optim.lr < 1e-3"
+    always: dict[str, list[str]] = field(default_factory=dict)  # name -> overrides of a trial that is trained first
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     pruner: PrunerConfig = field(default_factory=PrunerConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    repeats: int = 1  # trials of each point, with seeds of their own; their mean is what counts
     metric: str = "eval/loss"
     direction: str = "minimize"  # minimize | maximize
+    also: dict[str, str] = field(default_factory=dict)  # further objectives: metric -> minimize | maximize

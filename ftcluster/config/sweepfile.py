@@ -7,13 +7,15 @@ together is decided by ``checks.check_sweep``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ftcluster.config import words as override_words
 from ftcluster.config.catalog import groups, known_keys
 from ftcluster.config.environment import sweeps_folder
+from ftcluster.config.objectives import usual_direction
 from ftcluster.config.schema import RunConfig, SweepConfig
 from ftcluster.config.suggest import did_you_mean
 from ftcluster.config.values import build, dotted_keys, merged, nested, settable, unknown_key
@@ -22,6 +24,8 @@ from ftcluster.config.yamlfile import YamlFile, read
 from ftcluster.errors import ConfigError
 
 _SWEEP_KEYS = tuple(key for key in known_keys(SweepConfig) if key not in ("base", "space"))
+_ONCE = ("tracking", "cluster", "evaluation")  # groups that are the same for every trial
+_OPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 def load_sweep(
@@ -38,15 +42,22 @@ def load_sweep(
     file = read(find_sweep(path))
     words, problems = _words(overrides)
     mine = [word for word in words if word.key in _SWEEP_KEYS and not word.sweep]
-    rest = [word for word in words if word.key not in _SWEEP_KEYS]
+    own = [word for word in words if word.key in _named(file.content, "variants")]
+    rest = [word for word in words if word not in mine and word not in own and word.key not in _SWEEP_KEYS]
     content = file.content
     for word in mine:
         content = merged(content, nested(word.key, word.value))
+    space = {name: list(options) for name, options in _named(content, "variants").items() if isinstance(options, dict)}
+    if space and "space" in content:
+        content = merged({"space": space}, content)
+    content = merged(content, {"space": {**space, **{word.key: word.text for word in own}}}) if own else content
+    content = _objectives(content, problems)
     try:
         sweep = build(SweepConfig, content, file.place)
     except ConfigError as error:
         problems += error.problems
     else:
+        problems += _variant_names(file, sweep, config_dir)
         problems += _space_keys(file, sweep, config_dir)
     problems += [problem for word in rest for problem in _unknown(word, config_dir)]
     if problems:
@@ -87,29 +98,70 @@ def _words(overrides: Sequence[str]) -> tuple[list[Word], list[str]]:
     return words, problems
 
 
+def _named(content: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    """The names below a field, as long as it is not known to be well-formed."""
+    found = content.get(field)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _objectives(content: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Several metrics in a list -> the first one, and ``also``; directions that are not given are the usual ones."""
+    metrics = content.get("metric")
+    if not isinstance(metrics, list):
+        return content
+    given = content.get("direction")
+    directions = given if isinstance(given, list) else [usual_direction(str(metric)) for metric in metrics]
+    if not metrics or len(directions) != len(metrics) or (given is not None and not isinstance(given, list)):
+        problems.append("direction must be a list like metric, with minimize or maximize for each of its entries.")
+        return {**content, "metric": "eval/loss", "direction": "minimize"}
+    named = dict(zip(map(str, metrics), map(str, directions), strict=True))
+    if len(named) < len(metrics):
+        problems.append("metric: names a metric twice.")
+    first = str(metrics[0])
+    also = {metric: direction for metric, direction in named.items() if metric != first}
+    return {**content, "metric": first, "direction": named[first], "also": also}
+
+
+def _variant_names(file: YamlFile, sweep: SweepConfig, config_dir: Path | None) -> Iterator[str]:
+    taken = {*known_keys(RunConfig), *groups(config_dir), *_SWEEP_KEYS}
+    for name, options in sweep.variants.items():
+        place = file.place(f"variants.{name}")
+        if name in taken or not _OPTION.fullmatch(name):
+            yield f"{place}: variants.{name} must be a plain word of your own, not a key or group of the config."
+        if not options:
+            yield f"{place}: variants.{name} has no options; write {name}: {{careful: [optim.lr=1e-4], ...}}."
+        yield from (
+            f"{place}: variants.{name}.{option} must be a plain word, such as careful."
+            for option in options
+            if not _OPTION.fullmatch(option)
+        )
+
+
 def _space_keys(file: YamlFile, sweep: SweepConfig, config_dir: Path | None) -> Iterator[str]:
     options = groups(config_dir)
+    known = (*known_keys(RunConfig), *options, *sweep.variants)
     for key in sweep.space:
-        if key in options:
-            yield f"{file.place(f'space.{key}')}: space.{_no_group(key)}"
-        elif key not in known_keys(RunConfig):
-            yield f"{file.place(f'space.{key}')}: space.{unknown_key(key, known_keys(RunConfig))}"
+        place = file.place(f"space.{key}")
+        if key in _ONCE:
+            yield f"{place}: space.{key} {_SAME}"
+        elif key not in known:
+            yield f"{place}: space.{unknown_key(key, known)}"
 
 
 def _unknown(word: Word, config_dir: Path | None) -> Iterator[str]:
     options = groups(config_dir)
     known = (*dotted_keys(RunConfig), *options)
-    if word.sweep and word.key in options:
-        yield f"{word}: {_no_group(word.key)}"
+    if word.sweep and word.key in _ONCE:
+        yield f"{word}: {word.key} {_SAME}"
+    elif word.key in options:
+        return
     elif word.key.split(".")[0] in ("space", "base"):
         yield f"{word}: write the key itself, such as optim.lr=choice(1e-3,1e-4), to change what is swept."
     elif not settable(RunConfig, word.key):
         yield unknown_key(word.key, (*known, *_SWEEP_KEYS))
 
 
-def _no_group(key: str) -> str:
-    example = next((known for known in known_keys(RunConfig) if known.startswith(f"{key}.")), "optim.lr")
-    return f"{key} is a group, chosen once for all trials; sweep single keys such as {example}."
+_SAME = "is the same for all trials of a sweep; choose it once."
 
 
 def _name_of(path: Path) -> str:

@@ -58,7 +58,9 @@ class ReportRow:
     created_at: float
 
 
-CHANGEABLE = frozenset({"folder", "config", "identity", "mlflow_run_id", "rung", "step", "metrics", "owner"})
+CHANGEABLE = frozenset(
+    {"folder", "config", "overrides", "identity", "mlflow_run_id", "rung", "step", "metrics", "owner"}
+)
 
 
 class Json(sa.TypeDecorator[Any]):

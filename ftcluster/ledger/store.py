@@ -251,16 +251,29 @@ class Ledger:
             StoreError: no such run.
         """
         with self._writing() as connection:
-            row = self._existing(connection, report.name)
-            before = sa.and_(_REPORTS.run == report.name, _REPORTS.rung == rung)
-            if connection.execute(sa.select(_REPORTS.run).where(before)).first():
-                return False
-            values = {"run": report.name, "rung": rung, "step": report.step, "metrics": dict(report.metrics)}
-            values |= {"tokens": report.tokens, "seconds": report.seconds, "created_at": self._clock()}
-            connection.execute(schema.reports.insert().values(values))
-            if row.rung is None or rung > row.rung:
-                _update(connection, replace(row, rung=rung, step=report.step, metrics=report.metrics))
-            return True
+            return self._record(connection, report, rung)
+
+    def pause(self, report: TrialReport, rung: int) -> RunRow:
+        """``record``, and the run waits at this rung.
+
+        Raises:
+            StoreError: no such run, or it has ended.
+        """
+        with self._writing() as connection:
+            self._record(connection, report, rung)
+            return self._change(connection, self._existing(connection, report.name), RunState.PAUSED, "")
+
+    def _record(self, connection: sa.Connection, report: TrialReport, rung: int) -> bool:
+        row = self._existing(connection, report.name)
+        before = sa.and_(_REPORTS.run == report.name, _REPORTS.rung == rung)
+        if connection.execute(sa.select(_REPORTS.run).where(before)).first():
+            return False
+        values = {"run": report.name, "rung": rung, "step": report.step, "metrics": dict(report.metrics)}
+        values |= {"tokens": report.tokens, "seconds": report.seconds, "created_at": self._clock()}
+        connection.execute(schema.reports.insert().values(values))
+        if row.rung is None or rung > row.rung:
+            _update(connection, replace(row, rung=rung, step=report.step, metrics=report.metrics))
+        return True
 
     def reports(self, name: str) -> list[ReportRow]:
         """All reports of a run and of its trials, by trial number and rung."""

@@ -38,7 +38,7 @@ def best_trial(ledger: Ledger, sweep: RunRow) -> RunRow:
     if not metric or direction not in ("minimize", "maximize"):
         raise UsageError(f"{sweep.name} names no metric to choose by", remedy="name one of its trials instead")
     trials = ledger.runs(parent=sweep.name)
-    best = ranking.best_trial(trials, metric, direction)
+    best = ranking.best_trial(trials, metric, direction, spec.get("repeats", 1))
     if best is None:
         states = ", ".join(f"{t.name} {t.state.value}" for t in trials[:5]) or "it has no trials"
         raise PromotionRefused(

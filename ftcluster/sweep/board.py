@@ -25,10 +25,11 @@ class Board:
     steps_before: int
     started: float
     totals: dict[str, int] = field(default_factory=dict)  # steps of a trial's whole training, by its name
+    _ended: dict[str, TrialLine] = field(default_factory=dict)
 
     def show(self, trials: Sequence[RunRow], running: Mapping[str, tuple[Host, int]]) -> None:
         """``running``: the host of a trial, by its name, and the step up to which it trains there."""
-        lines = [self._line(trial, running.get(trial.name)) for trial in trials]
+        lines = [self._known(trial) or self._line(trial, running.get(trial.name)) for trial in trials]
         ended = sum(trial.state.ended for trial in trials)
         elapsed = self.clock() - self.started
         steps = sum(line.step for line in lines)
@@ -37,6 +38,14 @@ class Board:
         if ended == self.plan.trials:
             left = 0.0
         self.view.show(lines, Overview(self.plan.name, self.plan.spec.metric, ended, self.plan.trials, elapsed, left))
+
+    def _known(self, trial: RunRow) -> TrialLine | None:
+        """The line of a trial that has ended: most of them have, sooner or later."""
+        if not trial.state.ended:
+            return None
+        if trial.name not in self._ended:
+            self._ended[trial.name] = self._line(trial, None)
+        return self._ended[trial.name]
 
     def _line(self, trial: RunRow, running: tuple[Host, int] | None) -> TrialLine:
         pulse = running[0].peek() if running else None

@@ -10,18 +10,23 @@ whoever drives the sweep follows it: now, or the next driver where there is none
 from __future__ import annotations
 
 import getpass
+import itertools
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ftcluster.config.compose import to_dict
-from ftcluster.config.schema import SweepConfig
+from ftcluster.config.checks import check
+from ftcluster.config.compose import override, to_dict
+from ftcluster.config.schema import RunConfig, SweepConfig
 from ftcluster.config.values import build
 from ftcluster.contracts.trial import RunState
-from ftcluster.errors import UsageError
+from ftcluster.errors import ConfigError, UsageError
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
+from ftcluster.sweep.bundles import flat, named_values, read_words
+from ftcluster.sweep.proposals import NAMED, SEED
+from ftcluster.sweep.space import override_words
 
 PAUSE, STOP = "pause", "stop"
 _DONE = {PAUSE: "paused", STOP: "stopped"}
@@ -66,6 +71,13 @@ def specification(row: RunRow) -> SweepConfig:
     return spec
 
 
+def unfinished(ledger: Ledger, spec: SweepConfig) -> RunRow | None:
+    """The newest sweep that was begun with the same file and words, and has not ended; it may have been extended."""
+    wanted = {**to_dict(spec), "budget": None}
+    rows = [row for row in ledger.runs("sweep") if not row.state.ended]
+    return next((row for row in reversed(rows) if {**row.config["spec"], "budget": None} == wanted), None)
+
+
 def ask(ledger: Ledger, row: RunRow, state: str) -> RunRow:
     """Have a sweep, or one of its trials, pause, stop or (empty) go on.
 
@@ -95,7 +107,11 @@ def respecify(ledger: Ledger, sweep: RunRow, change: Callable[[SweepConfig], Swe
 
     Raises:
         ConfigError: what ``change`` makes of it cannot be; nothing is changed then.
+        UsageError: it is a population, whose members are judged by one another from the beginning.
     """
+
+    if specification(sweep).pruner.name == "pbt":
+        raise UsageError(f"{sweep.name} is a population, whose size is settled", remedy="start another sweep")
 
     def changed(row: RunRow) -> dict[str, Any]:
         return {**row.config, "spec": to_dict(change(specification(row)))}
@@ -119,6 +135,31 @@ def extended(spec: SweepConfig, trials: int) -> SweepConfig:
             remedy="name a larger number; `ftcluster sweep stop` ends it early",
         )
     return replace(spec, budget=replace(spec.budget, trials=trials))
+
+
+def with_trial(spec: SweepConfig, base: RunConfig, words: Sequence[str]) -> SweepConfig:
+    """The same sweep with one more trial that somebody named by its values: single keys, and options of variants.
+
+    Raises:
+        ConfigError: they are none, or do not fit each other.
+    """
+    name = next(name for number in itertools.count(1) if (name := f"added-{number}") not in spec.always)
+    own = [word for word in words if word.partition("=")[0] in spec.variants]
+    if wrong := [word for word in own if word.partition("=")[2] not in spec.variants[word.partition("=")[0]]]:
+        raise ConfigError([f"{word}: there is no such option." for word in wrong])
+    # As one config, so that paths mean what they mean where they are written.
+    values, given = flat(override(base, [word for word in words if word not in own])), read_words(words)
+    written = override_words({key: values[key] for key in given if key in values})
+    longer = replace(spec, always={**spec.always, name: [*own, *written]})
+    check(override(base, override_words(named_values(longer, name))))
+    return longer
+
+
+def words_of(trial: RunRow, spec: SweepConfig) -> list[str]:
+    """What makes a trial of this sweep, seeds of repeats apart."""
+    if name := trial.overrides.get(NAMED):
+        return list(spec.always[name])
+    return override_words({key: value for key, value in trial.overrides.items() if key != SEED or key in spec.space})
 
 
 def _caller() -> str:

@@ -32,11 +32,14 @@ from ftcluster.sweep.board import Board
 from ftcluster.sweep.control import PAUSE, STOP, Control, control, specification
 from ftcluster.sweep.ending import end, interrupt
 from ftcluster.sweep.facts import Facts
-from ftcluster.sweep.halving import decide
+from ftcluster.sweep.fork import fork_all
 from ftcluster.sweep.hosts import HostPool, Shape, Wish
+from ftcluster.sweep.judging import judge
+from ftcluster.sweep.objectives import measured
 from ftcluster.sweep.patience import Patience, Stranded
 from ftcluster.sweep.plan import SweepPlan
 from ftcluster.sweep.proposals import next_trial
+from ftcluster.sweep.spending import Spending
 from ftcluster.sweep.timeline import Recorder
 from ftcluster.sweep.view import View
 from ftcluster.sweep.watch import Watch
@@ -104,6 +107,7 @@ class Driver:
     _patience: Patience = field(init=False)
     _stranded: Stranded = field(init=False)
     _timeline: Recorder = field(init=False)
+    _spending: Spending = field(init=False)
 
     def run(self) -> str:
         """Returns when every trial has ended, or everything running was saved after ``stopping``.
@@ -121,6 +125,7 @@ class Driver:
         self._patience = Patience(wanted.storage_patience, note, self.clock)
         self._stranded = Stranded(note, self.clock)
         self._timeline = Recorder(self.folder)
+        self._spending = Spending(self.ledger, self.plan.name, note, self.clock)
         self.hosts.tell = note
         watch = Watch(self.cluster, self.hosts, wanted.hang_after, note, self.clock)
         while not self.stopping() and not self._broken and not self._enough:
@@ -151,12 +156,7 @@ class Driver:
 
     def _over(self) -> bool:
         """Nothing runs, and nothing is left that could."""
-        return (
-            not self._running
-            and not self._failed
-            and not self._open(self._facts.trials, self._facts.values)
-            and not self._more()
-        )
+        return not self._running and not self._failed and not self._open() and not self._more()
 
     def _more(self) -> int:
         """Trials that are still to be proposed."""
@@ -175,8 +175,7 @@ class Driver:
             self.plan = self._board.plan = self.plan.respecified(specification(row))
             self._exhausted, self._changed = False, True
         asked = self._control.sweep
-        if asked.state == STOP:
-            self._enough = asked.reason
+        self._enough = asked.reason if asked.state == STOP else self._spending.over(self.plan.spec, self.hosts.hosts)
         for stretch in self._running:
             if self._held(stretch.trial.name):
                 stretch.host.stop(stretch.trial.folder)
@@ -211,15 +210,15 @@ class Driver:
         gone = (RunState.FAILED, RunState.KILLED, RunState.PRUNED)
         failed = {t.number for t in trials if t.state in gone}
         count = len(trials) if self._exhausted else self.plan.trials
-        verdict = decide(count, self.plan.rungs, self.plan.eta, self.plan.spec.direction, self._facts.values, failed)
+        verdict = judge(self.plan.spec, count, self.plan.rungs, self._facts.values, failed)
+        fork_all(self._facts, self.plan, verdict.forks)
         self._promoted = dict(verdict.promote)
+        away = {stretch.trial.name for stretch in self._running}
         for trial in trials:
-            if trial.state.ended or self._on_host(trial.name):
+            if trial.state.ended or trial.name in away:
                 continue
-            if trial.number in verdict.finished:
-                end(self._facts, trial, RunState.FINISHED)
-            elif trial.number in verdict.prune:
-                end(self._facts, trial, RunState.PRUNED, f"below the cut after step {trial.step}")
+            if ended := verdict.end_of(trial):
+                end(self._facts, trial, *ended)
         self._changed = False
 
     def _fail(self, trial: RunRow, reason: str) -> None:
@@ -229,7 +228,8 @@ class Driver:
         del self._failed[trial.name]
         self._changed = True
         self._failures[reason.partition("\n")[0].replace(trial.name, "a trial")] += 1
-        if max(self._failures.values()) == self._failures.total() == _HOPELESS and not self._facts.values:
+        count = self._failures.total() / self.plan.spec.repeats  # the seeds of one bad point say no more than it
+        if max(self._failures.values()) == self._failures.total() and count == _HOPELESS and not self._facts.values:
             self._enough = f"the first {_HOPELESS} trials failed alike: {next(iter(self._failures))}"
 
     # Starting ----------------------------------------------------------------------------------------------------
@@ -238,51 +238,50 @@ class Driver:
         """Start whatever can start, and have hosts made ready for what cannot."""
         if self._patience.resting or self._control.sweep.state == PAUSE:
             return
-        while self._start_next():
+        due = self._due()
+        while self._start_next(due):
             pass
-        wishes = [self._wish(trial) for trial in self._due(self._facts.trials, self._facts.values)]
+        wishes = [self._wish(trial) for trial in due]
         more = [self.shapes[i % len(self.shapes)] for i in range(min(self._more(), _MOST))]
         self.hosts.arrange(wishes, more)
         self._look_for_nodes(wishes or [Wish(shape) for shape in more])
 
-    def _start_next(self) -> bool:
-        """Put one more trial on a host or propose one; False when neither can be now."""
-        trials, values = self._facts.trials, self._facts.values
-        due = self._due(trials, values)
+    def _start_next(self, due: list[RunRow]) -> bool:
+        """Put one more of the trials that may run on a host, or propose one; False when neither can be now."""
         for trial in due:
             if host := self.hosts.take(self._wish(trial)):
-                self._launch(trial, len(values.get(trial.number, ())), host)
+                due.remove(trial)
+                self._launch(trial, len(self._facts.values.get(trial.number, ())), host)
                 return True
             if self.clock() - self._since.setdefault(trial.name, self.clock()) > _AHEAD:
                 return False  # the places that come free are for this one
         # A suspect waits for a host of its own, which new trials would keep taken.
         crowded = len(due) >= max(1, len(self.hosts.hosts)) or any(trial.name in self._suspects for trial in due)
         if self._more() and self.hosts.idle and not crowded:
-            self._propose(trials, values)
+            self._propose()
+            due[:] = self._due() if self._exhausted else [*due, *self._new()]
             return True
         return False
 
-    def _due(self, trials: list[RunRow], values: Mapping[int, Mapping[int, float]]) -> list[RunRow]:
-        """Trials that may run now and do not, most urgent first."""
-        return [trial for trial in self._open(trials, values) if not self._held(trial.name)]
+    def _new(self) -> list[RunRow]:
+        """The trial that was proposed last, if it may run."""
+        trial = self._facts.trials[-1]
+        return [] if trial.state.ended or trial.name in self._failed or self._held(trial.name) else [trial]
 
-    def _open(self, trials: list[RunRow], values: Mapping[int, Mapping[int, float]]) -> list[RunRow]:
+    def _due(self) -> list[RunRow]:
+        """Trials that may run now and do not, most urgent first."""
+        return [trial for trial in self._open() if not self._held(trial.name)]
+
+    def _open(self) -> list[RunRow]:
         """Those that may run if nobody holds them.
 
         A trial may train to its first rung; to a later one only if it was promoted there.
         """
-        reached = {trial.number: len(values.get(trial.number, ())) for trial in trials}
-        return sorted(
-            (
-                trial
-                for trial in trials
-                if not trial.state.ended
-                and not self._on_host(trial.name)
-                and trial.name not in self._failed
-                and (reached[trial.number] == 0 or self._promoted.get(trial.number) == reached[trial.number])
-            ),
-            key=lambda trial: (-reached[trial.number], trial.number),
-        )
+        away = {stretch.trial.name for stretch in self._running} | self._failed.keys()
+        waiting = [trial for trial in self._facts.trials if not trial.state.ended and trial.name not in away]
+        reached = {trial.number: len(self._facts.values.get(trial.number, ())) for trial in waiting}
+        may = [t for t in waiting if reached[t.number] in (0, self._promoted.get(t.number))]
+        return sorted(may, key=lambda trial: (-reached[trial.number], trial.number))
 
     def _wish(self, trial: RunRow) -> Wish:
         if trial.name not in self._shapes:
@@ -300,9 +299,9 @@ class Driver:
                 remedy="add nodes or mend GPUs (`ftcluster cluster status` tells of them)",
             )
 
-    def _propose(self, trials: list[RunRow], values: Mapping[int, Mapping[int, float]]) -> None:
+    def _propose(self) -> None:
         """Take one more trial into the ledger; a point that is no config ends as a failed one."""
-        if (found := next_trial(self.plan, self.folder, trials, values)) is None:
+        if (found := next_trial(self.plan, self.folder, self._facts.trials, self._facts.values)) is None:
             self._exhausted = self._changed = True
             self._decide()  # fewer trials than planned: promotions may be possible now
             return
@@ -396,12 +395,11 @@ class Driver:
         elif outcome.stopped:
             self._set_aside(trial, "stopped by the user")
         else:
-            assert outcome.report is not None
-            if self.plan.spec.metric not in outcome.report.metrics:
-                known = ", ".join(sorted(outcome.report.metrics))
-                self._fail(trial, f"it reported no {self.plan.spec.metric}, only {known}")
-                return
-            self._facts.record(outcome.report, stretch.rung)
+            report = measured(self.plan.spec, outcome.report, trial)
+            if isinstance(report, str):
+                self._fail(trial, report)
+            else:
+                self._facts.record(report, stretch.rung)
 
     def _storage_fails(self, user: str, error: StoreError) -> None:
         if self._patience.failed(user, error):

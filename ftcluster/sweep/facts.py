@@ -47,9 +47,8 @@ class Facts:
     def record(self, report: TrialReport, rung: int) -> None:
         """What a trial said at a rung, and that it waits there."""
         trial = self._trials[report.name]
-        self.ledger.record(report, rung)
+        self._trials[report.name] = self.ledger.pause(report, rung)
         self._remember(trial.number, rung, report.metrics.get(self._metric, math.nan))
-        self.set_state(report.name, RunState.PAUSED)
 
     def _remember(self, number: int, rung: int, value: float) -> None:
         self.values.setdefault(number, {})[rung] = value

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -21,10 +21,12 @@ from ftcluster.ledger.process import this_process
 from ftcluster.ledger.ranking import best_trial
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
+from ftcluster.sweep.bundles import swept_keys
 from ftcluster.sweep.control import control, specification
 from ftcluster.sweep.driver import Driver
 from ftcluster.sweep.ending import end as end_trial
 from ftcluster.sweep.facts import Facts
+from ftcluster.sweep.observation import Observation
 from ftcluster.sweep.opening import Opening
 from ftcluster.sweep.plan import SweepPlan, make_plan
 from ftcluster.sweep.view import View
@@ -58,6 +60,7 @@ def register(plan: SweepPlan, ledger: Ledger) -> RunRow:
         "base": to_dict(plan.base),
         "prepared": plan.prepared,
         "rungs": list(plan.rungs),
+        "earlier": [asdict(seen) for seen in plan.earlier],
     }
     return ledger.add_with_free_name(
         plan.name, lambda name: RunRow(name=name, kind="sweep", folder=str(home / name), config=config)
@@ -74,7 +77,8 @@ def stored_plan(row: RunRow, progress: Callable[[int, int], None] | None = None)
         raise UsageError(f"{row.name} is a {row.kind}, not a sweep", remedy="`ftcluster runs` lists sweeps")
     if row.state in (RunState.FINISHED, RunState.KILLED):
         raise UsageError(f"{row.name} is {row.state}; there is nothing to resume", remedy="start a new sweep")
-    plan = make_plan(specification(row), from_dict(row.config["base"]), progress=progress)
+    known = [Observation(**seen) for seen in row.config.get("earlier", ())]
+    plan = make_plan(specification(row), from_dict(row.config["base"]), progress=progress, earlier=known)
     if plan.prepared != row.config["prepared"]:
         raise UsageError(
             f"the data or the tokenizer of {row.name} changed since it started",
@@ -113,7 +117,7 @@ def run_sweep(
     )
     end, reason = RunState.FAILED, "the driver failed; see its output"
     try:
-        with nullcontext(opening) if opening else Opening(plan.base, plan.trials, plan.space) as hosts:
+        with nullcontext(opening) if opening else Opening(plan.base, plan.trials, swept_keys(plan.spec)) as hosts:
             end, reason = _drive(row, plan, ledger, console, thread, hosts)
     except KeyboardInterrupt:  # while Ray was starting, or a second time
         end, reason = RunState.INTERRUPTED, "stopped by the user"
@@ -202,7 +206,7 @@ def _close(row: RunRow, spec: SweepConfig, ledger: Ledger, end: RunState, reason
 
 
 def _best(trials: list[RunRow], spec: SweepConfig) -> RunRow | None:
-    return best_trial(trials, spec.metric, spec.direction)
+    return best_trial(trials, spec.metric, spec.direction, spec.repeats)
 
 
 def _verdict(trials: list[RunRow], plan: SweepPlan, early: str, *, asked: bool, stopped: bool) -> tuple[RunState, str]:

@@ -6,21 +6,28 @@ Owns turning a sweep's spec into numbers and a point into a checked config. Does
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ftcluster.config.checks import check
 from ftcluster.config.compose import override
 from ftcluster.config.schema import RunConfig, SweepConfig
 from ftcluster.data.prepared.report import Report
 from ftcluster.errors import ConfigError
+from ftcluster.sweep.brackets import brackets
+from ftcluster.sweep.bundles import named_point
+from ftcluster.sweep.comparable import check_comparable
+from ftcluster.sweep.earlier import earlier as look_back
 from ftcluster.sweep.halving import rungs
-from ftcluster.sweep.space import Space, levels, override_words, size
+from ftcluster.sweep.observation import Observation
+from ftcluster.sweep.space import Space, levels, size
 from ftcluster.sweep.specification import read_space
 from ftcluster.training.bench import check_targets, prepare_data
 from ftcluster.training.session import Plan, plan
 from ftcluster.units import Duration
+
+MOST_RUNGS = 1000
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class SweepPlan:
     steps: Plan  # of the base config
     prepared: str  # hash of the base config's prepared data
     report: Report  # what became of its rows
+    earlier: tuple[Observation, ...] = ()  # what sweeps before it know about its points
 
     @property
     def eta(self) -> int:
@@ -52,68 +60,114 @@ class SweepPlan:
     def trial_name(self, number: int) -> str:
         return f"{self.name}-{number:0{max(2, len(str(self.trials - 1)))}}"
 
-    def trial_config(self, number: int, point: Mapping[str, Any]) -> RunConfig:
-        """The base config with a point's values.
+    def trial_config(self, number: int, words: Sequence[str]) -> RunConfig:
+        """The base config with a trial's words.
 
         Raises:
             ConfigError: the values do not fit each other.
         """
-        config = override(replace(self.base, name=self.trial_name(number)), override_words(point))
+        config = override(replace(self.base, name=self.trial_name(number)), words)
         check(config)
         return config
 
     @property
     def steps_at_most(self) -> int:
         """Optimizer steps of all trials together if every rung keeps its share."""
-        total, count, done = 0, self.trials, 0
-        for rung in self.rungs:
+        name, repeats = self.spec.pruner.name, self.spec.repeats
+        points = -(-self.trials // repeats)
+        if name == "halving":
+            return repeats * self._halved(points, 0)
+        if name == "hyperband":
+            sizes = Counter(brackets(points, len(self.rungs), self.eta))
+            return repeats * sum(self._halved(size, first) for first, size in sizes.items())
+        return self.trials * self.rungs[-1]
+
+    def _halved(self, count: int, first: int) -> int:
+        """Steps of trials that are judged from a rung on."""
+        total, done = 0, 0
+        for rung in self.rungs[first:]:
             total += count * (rung - done)
             done, count = rung, max(1, count // self.eta)
         return total
 
 
-def make_plan(spec: SweepConfig, base: RunConfig, *, progress: Callable[[int, int], None] | None = None) -> SweepPlan:
-    """Read the space, prepare the data, and count.
+def make_plan(
+    spec: SweepConfig,
+    base: RunConfig,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    earlier: Sequence[Observation] | None = None,
+) -> SweepPlan:
+    """Read the space, prepare the data, and count. ``earlier``: what is known of sweeps before it; None: look.
 
     Raises:
         ConfigError: the space cannot be read, has keys or values that are none, or trials end before they are judged.
         DataError: the data cannot be used.
         ModelError: the model cannot be used, or lacks an adapter target of the space.
+        UsageError: a sweep to learn from is not there, or its values mean something else.
     """
     space = read_space(spec, base)
-    for targets in levels(space["adapter.targets"]) or () if "adapter.targets" in space else ():
-        check_targets(override(base, override_words({"adapter.targets": targets})))
+    _check_targets(space, base)
     data = prepare_data(base, progress)
+    check_comparable(spec, space, base, data, progress)
     steps = plan(base, data)
+    judged = _rungs(spec, steps)
+    if earlier is None:
+        earlier = look_back(spec, base, space, data, len(judged))
     return SweepPlan(
         name=spec.name,
         spec=spec,
         base=base,
         space=space,
         trials=count_trials(spec, space),
-        rungs=_rungs(spec, steps),
+        rungs=judged,
         steps=steps,
         prepared=data.folder.name,
         report=data.report,
+        earlier=tuple(earlier),
     )
 
 
 def count_trials(spec: SweepConfig, space: Space) -> int:
-    """How many trials a sweep has in all."""
-    points = size(space)
-    return spec.budget.trials if points is None else min(spec.budget.trials, points)
+    """How many trials a sweep has in all: those that are proposed, and besides those that somebody named."""
+    points, proposed = size(space), spec.budget.trials
+    if points is not None:
+        named = [point for name in spec.always if (point := named_point(spec, space, name)) is not None]
+        proposed = min(proposed, points - sum(point not in named[:place] for place, point in enumerate(named)))
+    return (proposed + len(spec.always)) * spec.repeats
+
+
+def _check_targets(space: Space, base: RunConfig) -> None:
+    """Refuse adapter targets of a space that the model does not have."""
+    key = "adapter.targets"
+    found = [{key: targets} for targets in (levels(space[key]) or () if key in space else ())]
+    found += [{name: option} for name in space.settings if key in space.sets(name) for option in space.settings[name]]
+    for point in found:
+        if (config := override(base, space.words(point))).adapter.kind != "none":
+            check_targets(config)
 
 
 def _rungs(spec: SweepConfig, steps: Plan) -> tuple[int, ...]:
-    if spec.pruner.name == "none":
+    """The steps of the base config at which trials are judged, and the last one."""
+    pruner = spec.pruner
+    if pruner.name == "none" and not pruner.patience and not pruner.threshold:
         return (steps.total,)
-    first = Duration.parse(spec.pruner.first)
-    first_step = first.steps(steps_per_epoch=steps.steps_per_epoch, tokens_per_step=steps.tokens_per_step)
-    if first_step >= steps.total:
+    first = _in_steps(pruner.first, steps)
+    if first >= steps.total:
         raise ConfigError(
             [
-                f"pruner.first={spec.pruner.first} is step {first_step} and trials end at step {steps.total} "
+                f"pruner.first={pruner.first} is step {first} and trials end at step {steps.total} "
                 "(optim.duration), so none would be stopped early; lower pruner.first, or set pruner.name=none."
             ]
         )
-    return rungs(first_step, spec.pruner.eta, steps.total)
+    if pruner.name in ("halving", "hyperband"):
+        return rungs(first, pruner.eta, steps.total)
+    every = _in_steps(pruner.every or pruner.first, steps)
+    judged = range(first, steps.total, every)
+    if len(judged) > MOST_RUNGS:
+        raise ConfigError([f"trials would be judged {len(judged)} times, and saved each time; raise pruner.every."])
+    return (*judged, steps.total)
+
+
+def _in_steps(duration: str, steps: Plan) -> int:
+    return Duration.parse(duration).steps(steps_per_epoch=steps.steps_per_epoch, tokens_per_step=steps.tokens_per_step)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ftcluster.contracts.trial import RunState
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
+from ftcluster.sweep.bundles import trials_at_most
 from ftcluster.sweep.control import specification
 from ftcluster.sweep.view import Overview, TrialLine, in_words
 from ftcluster.tracking.history import newest
@@ -24,7 +25,7 @@ def standing(ledger: Ledger, sweep: RunRow, now: float) -> tuple[list[TrialLine]
     finish = sweep.ended_at or now
     elapsed = finish - sweep.started_at if sweep.started_at else 0.0
     left = 0.0 if sweep.state.ended else math.nan
-    return lines, Overview(sweep.name, spec.metric, ended, max(spec.budget.trials, len(trials)), elapsed, left)
+    return lines, Overview(sweep.name, spec.metric, ended, max(trials_at_most(spec), len(trials)), elapsed, left)
 
 
 def _line(trial: RunRow, metric: str, rungs: list[int]) -> TrialLine:

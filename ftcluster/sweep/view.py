@@ -32,6 +32,12 @@ _COLOURS = {
 }
 
 
+_URGENCY = {
+    state: place for place, state in enumerate((RunState.RUNNING, RunState.FAILED, RunState.PAUSED, RunState.FINISHED))
+}
+_AROUND = 4  # lines of a screen that are not trials
+
+
 @dataclass(frozen=True)
 class TrialLine:
     """One trial as the table shows it; NaN is shown as a dash."""
@@ -96,6 +102,14 @@ def table(lines: Sequence[TrialLine], overview: Overview) -> Table:
     return made
 
 
+def urgent(lines: Sequence[TrialLine], most: int) -> list[TrialLine]:
+    """As many as a screen has room for, in their order: what runs and what failed before what has ended."""
+    if len(lines) <= most:
+        return list(lines)
+    first = sorted(range(len(lines)), key=lambda index: (_URGENCY.get(lines[index].state, len(_URGENCY)), -index))
+    return [lines[index] for index in sorted(first[: max(most, 1)])]
+
+
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
 
@@ -124,7 +138,7 @@ class View:
         """Draw the table anew, or print a line for each trial whose state changed."""
         if self._live:
             if self._clock() - self._shown_at > 0.2 or all(line.state.ended for line in lines):
-                self._live.update(table(lines, overview))
+                self._live.update(table(urgent(lines, self._console.height - _AROUND), overview))
                 self._shown_at = self._clock()
             return
         for line in lines:

@@ -270,7 +270,9 @@ def engine_note(config: RunConfig) -> str:
 
 def trials_per_host(config: RunConfig, swept: Collection[str], *, gpus: bool) -> int:
     """How many trials of a sweep over ``swept`` a host trains at a time."""
-    several_bases = any(key in ("adapter.kind", "adapter.dora") or key.startswith("engine.") for key in swept)
+    several_bases = any(
+        key in ("adapter.kind", "adapter.dora") or key.startswith(("engine.", "model.")) for key in swept
+    )
     if several_bases or not packs(config):
         return 1  # one base is enough for a host
     on_gpu = _PACK_CUDA_FAST if config.engine.mode == "fast" else _PACK_CUDA_EXACT

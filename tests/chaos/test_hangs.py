@@ -89,6 +89,7 @@ def test_a_run_whose_ranks_are_lost_again_and_again_is_left_to_be_resumed(world:
         assert ledger.get(NAME).state is RunState.INTERRUPTED
 
 
+@pytest.mark.thorough
 def test_a_host_of_a_sweep_with_a_rank_that_hangs_is_replaced_and_its_trial_finishes(
     world: World, tmp_path: Path
 ) -> None:

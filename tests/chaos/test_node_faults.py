@@ -184,6 +184,7 @@ def left(home: Path) -> set[str]:
     return {node for span in timeline.read(home / NAME) if span.end == "stopped" for node in span.nodes}
 
 
+@pytest.mark.thorough
 def test_a_lost_head_ends_the_sweep_which_goes_on_on_a_new_cluster(world: World, twin: Twin, tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "log"
     with logical_nodes(tmp_path / "old") as old:

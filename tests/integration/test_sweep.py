@@ -168,7 +168,7 @@ def test_a_killed_driver_is_replaced_and_nothing_is_lost_or_doubled(
     while our_processes(home) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not our_processes(home), "Ray's workers outlive their driver"
-    call(resuming(home), log)
+    call(command(world, home, "--resume"), log)
     assert_as_undisturbed(home, undisturbed)
 
 
@@ -230,6 +230,9 @@ def test_a_second_driver_on_the_same_sweep_is_refused_by_name(world: World, tmp_
     assert str(process.pid) in text
     process.send_signal(signal.SIGTERM)
     finish(process, log, expected=130)
+    text = call(command(world, home, *words), tmp_path / "again", expected=2)
+    assert "small is the same sweep and is interrupted" in text
+    assert "--resume goes on with it, --new begins another one" in text
 
 
 @pytest.mark.chaos

@@ -88,9 +88,13 @@ def test_what_is_stopped_keeps_its_best_and_can_be_extended(world: World, tmp_pa
     status = json.loads(call(["sweep", "status", NAME, "--home", str(home), "--json"], asked))
     assert status["best"] in found
     call(["sweep", "extend", NAME, "--trials", "3", "--home", str(home)], asked)
+    call(["sweep", "clone", "small-00", "optim.lr=1e-3", "--home", str(home)], asked)
+    text = call(["sweep", "add", NAME, "optim.lrr=1", "--home", str(home)], asked, expected=2)
+    assert "optim.lr?" in text
     assert rows(home)[NAME].state is RunState.WAITING
     process = start(["sweep", "resume", NAME, "--home", str(home)], log)
     wait_for(lambda: rows(home)[NAME].state is RunState.RUNNING and "small-02" in rows(home), process, log)
+    assert rows(home)["small-02"].overrides == {"named": "added-1", "adapter.rank": 2, "optim.lr": 1e-3}
     process.kill()
     process.wait()
     call(["sweep", "stop", NAME, "--home", str(home)], asked)

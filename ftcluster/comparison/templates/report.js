@@ -7,6 +7,16 @@
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   // Figures ----------------------------------------------------------------------------------------------------
+  // Plotly is packed; it is unpacked behind the first picture of the page, which can be read without it.
+  const nonce = document.currentScript.nonce;
+  const plotly = (async () => {
+    const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.nonce = nonce;
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+  })();
   const themed = (layout) => {
     const line = colour("--line"), text = colour("--text");
     const axis = { gridcolor: line, zerolinecolor: colour("--quiet"), linecolor: line };
@@ -19,7 +29,8 @@
       xaxis: { ...layout.xaxis, ...axis }, yaxis: { ...layout.yaxis, ...axis },
     };
   };
-  const draw = (root) => {
+  const draw = async (root) => {
+    await plotly;
     for (const plot of root.querySelectorAll(".plot")) {
       const figure = figures[plot.dataset.figure];
       const options = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
@@ -27,7 +38,7 @@
     }
   };
   // A hidden figure has no width, so each is drawn when its tab is first seen.
-  const drawVisible = () => panels.filter((panel) => !panel.hidden).forEach(draw);
+  const drawVisible = () => Promise.all(panels.filter((panel) => !panel.hidden).map(draw));
 
   // Tabs -------------------------------------------------------------------------------------------------------
   const select = (tab, focus) => {
@@ -106,8 +117,7 @@
     document.documentElement.dataset.theme = "light";
     panels.forEach((panel) => { panel.hidden = false; });
     document.querySelectorAll("details").forEach((part) => { part.open = true; });
-    drawVisible();
-    plots.forEach((plot) => Plotly.Plots.resize(plot));
+    drawVisible().then(() => plots.forEach((plot) => Plotly.Plots.resize(plot)));
   });
   addEventListener("afterprint", () => {
     if (before.theme) document.documentElement.dataset.theme = before.theme; else delete document.documentElement.dataset.theme;

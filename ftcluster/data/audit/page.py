@@ -80,7 +80,7 @@ def render(report: Report, judgements: Sequence[Judgement], page: Page) -> str:
 
 @cache
 def _environment() -> Environment:
-    return page_environment("ftcluster.data.audit", {"percent": percent})
+    return page_environment(["ftcluster.data.audit"], {"percent": percent})
 
 
 def _verdict(judgements: Sequence[Judgement]) -> dict[str, str]:

@@ -37,7 +37,7 @@ def test_a_key_completes_to_its_values_where_they_are_known() -> None:
     assert words("engine.device=") == ["engine.device=auto", "engine.device=cpu", "engine.device=cuda"]
     assert words("adapter.rslora=") == ["adapter.rslora=true", "adapter.rslora=false"]
     assert words("metric=eval/l") == ["metric=eval/loss"]
-    assert words("sampler.name=g") == ["sampler.name=grid"]
+    assert words("sampler.name=gr") == ["sampler.name=grid"]
     assert words("optim.lr=") == []
 
 

@@ -63,7 +63,7 @@ def test_a_password_in_an_address_reaches_no_report() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.00030000001, "0.0003"), (8, "8"), (True, "true"), (None, "null"), (["q_proj", "v_proj"], "q_proj, v_proj")],
+    [(0.00030000001, "0.0003"), (8, "8"), (True, "true"), (None, "–"), (["q_proj", "v_proj"], "q_proj, v_proj")],
 )
 def test_values_are_written_for_people(value: object, text: str) -> None:
     assert value_text(value) == text

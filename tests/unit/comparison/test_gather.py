@@ -12,7 +12,8 @@ from comparison_samples import finished_sweep, run_config, train_run
 
 from ftcluster.cli import main
 from ftcluster.comparison.compare import compare
-from ftcluster.comparison.gather import LONGEST_CURVE, gather, thinned
+from ftcluster.comparison.gather import gather
+from ftcluster.comparison.order import LONGEST_CURVE, thinned
 from ftcluster.contracts.metric import Metric
 from ftcluster.contracts.trial import RunState
 from ftcluster.errors import DataError, StoreError, UsageError

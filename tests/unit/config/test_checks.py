@@ -188,13 +188,78 @@ def test_all_problems_come_at_once() -> None:
         ({"direction": "down"}, "direction=down does not exist. Known: minimize, maximize."),
         (
             {"sampler": SamplerConfig(name="tpa")},
-            "sampler.name=tpa does not exist. Did you mean tpe? Known: grid, random, qmc, tpe.",
+            "sampler.name=tpa does not exist. Did you mean tpe? Known: grid, random, qmc, tpe, gp, cmaes, nsga2.",
         ),
         ({"pruner": PrunerConfig(eta=1)}, "pruner.eta=1 must be at least 2."),
         (
             {"pruner": PrunerConfig(first="soon")},
             'pruner.first: "soon" is not a duration; write "200 steps", "1e6 tokens" or "3 epochs".',
         ),
+        (
+            {"pruner": PrunerConfig(threshold="high")},
+            "pruner.threshold=high is no number; write a value of eval/loss.",
+        ),
+        (
+            {"pruner": PrunerConfig("halving", every="9 steps")},
+            "pruner.every=9 steps means nothing with pruner.name=halving, which goes by pruner.eta.",
+        ),
+        (
+            {"also": {"trial/parameters": "maximize"}},
+            "direction=maximize would look for the worst trial/parameters; use minimize.",
+        ),
+        (
+            {"also": {"trial/size": "minimize"}},
+            "metric=trial/size does not exist. Known: eval/loss, eval/perplexity, eval/exact_match, trial/parameters, "
+            "trial/tokens_per_s.",
+        ),
+        (
+            {"metric": "trial/parameters"},
+            "metric=trial/parameters says nothing about a model's answers; name it second, as in "
+            "[eval/loss, trial/parameters].",
+        ),
+        (
+            {"also": {"trial/parameters": "minimize"}, "pruner": PrunerConfig("halving")},
+            "pruner.name=halving judges by one metric, and would stop trials that are best by another; "
+            "use pruner.name=none with several.",
+        ),
+        (
+            {"sampler": SamplerConfig("cmaes")},
+            "sampler.name=cmaes follows how keys go together, and the space has one; use tpe or gp.",
+        ),
+        (
+            {
+                "also": {"trial/parameters": "minimize"},
+                "sampler": SamplerConfig("cmaes"),
+                "space": {"seed": "1,2", "optim.lr": "interval(0.1, 1)"},
+            },
+            "sampler.name=cmaes follows one metric; with several use nsga2, tpe or gp.",
+        ),
+        (
+            {"sampler": SamplerConfig("nsga2"), "pruner": PrunerConfig("median")},
+            "sampler.name=nsga2 learns from finished trials; with pruner.name=median use tpe or gp.",
+        ),
+        (
+            {"sampler": SamplerConfig("qmc", warm_start=["a"])},
+            "sampler.warm_start: sampler.name=qmc learns nothing from earlier sweeps; use tpe, gp or cmaes.",
+        ),
+        (
+            {"space": {"seed": "1,2"}, "repeats": 2},
+            "space.seed: repeats gives each point seeds of its own; keep one of them.",
+        ),
+        (
+            {"budget": BudgetConfig(money=3)},
+            "budget.money=3 needs prices of an hour, such as budget.price={H100: 2.5, cpu: 0.1}.",
+        ),
+        ({"budget": BudgetConfig(price={"gpu": -1.0})}, "budget.price.gpu=-1 is below 0."),
+        (
+            {"pruner": PrunerConfig("pbt"), "space": {"adapter.rank": "4,8"}},
+            "space.adapter.rank cannot change while a trial trains, as pruner.name=pbt would have it.",
+        ),
+        (
+            {"pruner": PrunerConfig("pbt"), "repeats": 2},
+            "pruner.name=pbt changes trials as they train: leave out repeats, always, when and constraints.",
+        ),
+        ({"repeats": 0}, "repeats=0 must be at least 1."),
         ({"budget": BudgetConfig(trials=0)}, "budget.trials=0 must be at least 1."),
         (
             {"space": {}},
@@ -308,7 +373,7 @@ def test_missing_demo_files_say_who_makes_them(tmp_path: Path) -> None:
         check_files(compose([f"home={tmp_path}"]))
 
 
-def test_a_space_over_data_or_model_is_refused_because_trials_could_not_be_compared() -> None:
+def test_a_space_over_how_rows_are_read_is_refused_because_trials_could_not_be_compared() -> None:
     sweep = SweepConfig(name="s", space={"data.max_length": "choice(64, 128)", "optim.lr": "choice(1e-3, 1e-4)"})
     with pytest.raises(ConfigError, match=r"space\.data\.max_length would judge trials on different rows"):
         check_sweep(sweep, RunConfig())

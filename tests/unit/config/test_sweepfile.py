@@ -91,13 +91,41 @@ def test_a_key_that_no_trial_has_is_named_with_its_line(tmp_path: Path) -> None:
     assert refused(path) == [f"{path}:2: space.optim.rl is not a known key. Did you mean optim.lr or optim.clip?"]
 
 
-def test_a_group_is_chosen_once_and_not_swept(tmp_path: Path) -> None:
-    path = write(tmp_path, "space:\n  adapter: [lora_all, lora_qv]\n")
-    said = "is a group, chosen once for all trials; sweep single keys such as"
-    assert refused(path, "model=tiny,folder", "experiment=lora_sft,full_sft", "data=demo") == [
-        f"{path}:2: space.adapter {said} adapter.kind.",
-        f"model=tiny,folder: model {said} model.path.",
-        f"experiment=lora_sft,full_sft: experiment {said} optim.lr.",
+def test_groups_that_every_trial_shares_are_not_swept(tmp_path: Path) -> None:
+    path = write(tmp_path, "space:\n  tracking: [mlflow]\n  adapter: [lora_all, lora_qv]\n")
+    said = "is the same for all trials of a sweep; choose it once."
+    assert refused(path, "cluster=ray,embedded", "model=tiny,folder", "data=demo") == [
+        f"{path}:2: space.tracking {said}",
+        f"cluster=ray,embedded: cluster {said}",
+    ]
+
+
+VARIANTS = """\
+variants:
+  recipe:
+    careful: [optim.lr=1e-4, "optim.warmup=0.1"]
+    bold: optim.lr=1e-3
+space: {}
+"""
+
+
+def test_a_variant_is_a_key_of_the_space_with_all_its_options_unless_words_choose(tmp_path: Path) -> None:
+    path = write(tmp_path, VARIANTS)
+    sweep, _ = load_sweep(path)
+    assert sweep.space == {"recipe": ["careful", "bold"]}
+    assert sweep.variants == {"recipe": {"careful": ["optim.lr=1e-4", "optim.warmup=0.1"], "bold": ["optim.lr=1e-3"]}}
+    sweep, rest = load_sweep(path, ["recipe=bold", "optim.clip=1"])
+    assert (sweep.space, rest) == ({"recipe": "bold"}, ["optim.clip=1"])
+
+
+def test_names_of_variants_are_plain_words_of_ones_own(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "variants:\n  adapter: {a: [seed=1]}\n  empty: {}\n  mine: {1e-4: [seed=1]}\nspace: {seed: 3}\n"
+    )
+    assert refused(path) == [
+        f"{path}:2: variants.adapter must be a plain word of your own, not a key or group of the config.",
+        f"{path}:3: variants.empty has no options; write empty: {{careful: [optim.lr=1e-4], ...}}.",
+        f"{path}:4: variants.mine.0.0001 must be a plain word, such as careful.",
     ]
 
 
@@ -129,3 +157,18 @@ def test_a_sweep_is_told_from_an_experiment(file: Path, tmp_path: Path) -> None:
     experiment.write_text("# @package _global_\noptim: {lr: 1}\n")
     assert is_sweep(read(file))
     assert not is_sweep(read(experiment))
+
+
+def test_several_metrics_are_one_to_judge_by_and_others_beside_it(tmp_path: Path) -> None:
+    path = write(tmp_path, "space: {seed: 1}\nmetric: [eval/loss, trial/tokens_per_s]\n")
+    sweep, _ = load_sweep(path)
+    assert (sweep.metric, sweep.direction, sweep.also) == (
+        "eval/loss",
+        "minimize",
+        {"trial/tokens_per_s": "maximize"},
+    )
+    sweep, _ = load_sweep(path, ["metric=[eval/exact_match,eval/loss]", "direction=[maximize,minimize]"])
+    assert (sweep.metric, sweep.direction, sweep.also) == ("eval/exact_match", "maximize", {"eval/loss": "minimize"})
+    assert refused(path, "direction=[minimize]") == [
+        "direction must be a list like metric, with minimize or maximize for each of its entries."
+    ]

@@ -8,9 +8,14 @@ from hypothesis import strategies as st
 
 from ftcluster.config.grammar import Choice, parse_space
 from ftcluster.errors import ConfigError
-from ftcluster.sweep.space import describe, grid, grid_point, override_words, size
+from ftcluster.sweep.space import Space, describe, grid, grid_point, override_words, size
 
-SPACE = parse_space({"adapter.rank": "choice(4,8)", "targets": "choice([q],[q,v],all)", "seed": "range(1,6,2)"})
+
+def space_of(entries, **rules):
+    return Space(parse_space(entries), **rules)
+
+
+SPACE = space_of({"adapter.rank": "choice(4,8)", "targets": "choice([q],[q,v],all)", "seed": "range(1,6,2)"})
 
 values = st.recursive(
     st.booleans()
@@ -36,12 +41,12 @@ def test_a_grid_point_is_found_by_its_number_and_there_is_none_after_the_last():
 
 
 def test_a_space_without_keys_has_one_point_that_changes_nothing():
-    assert list(grid({})) == [{}]
+    assert list(grid(Space({}))) == [{}]
     assert override_words({}) == []
 
 
 def test_an_interval_cannot_be_enumerated_and_every_one_is_named():
-    space = parse_space({"optim.lr": "interval(0,1)", "rank": "choice(1,2)", "k": "tag(int,interval(1,9))"})
+    space = space_of({"optim.lr": "interval(0,1)", "rank": "choice(1,2)", "k": "tag(int,interval(1,9))"})
     with pytest.raises(ConfigError) as caught:
         grid(space)
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["space.optim.lr", "space.k"]
@@ -75,7 +80,7 @@ def test_every_written_value_is_read_back_exactly(value):
 
 
 def test_a_description_lists_each_key_and_counts_the_points():
-    space = parse_space({"lr": "tag(log,interval(1e-5,1e-2))", "rank": "range(1,10,2)", "k": "int(interval(1,3))"})
+    space = space_of({"lr": "tag(log,interval(1e-5,1e-2))", "rank": "range(1,10,2)", "k": "int(interval(1,3))"})
     assert describe(space) == (
         "lr    1e-05 to 0.01 (log)\nrank  1 to 9 in steps of 2\nk     1 to 3 (whole numbers)\npoints without end"
     )

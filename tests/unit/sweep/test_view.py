@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ftcluster.contracts.trial import RunState
-from ftcluster.sweep.view import Overview, TrialLine, View, in_words
+from ftcluster.sweep.view import Overview, TrialLine, View, in_words, urgent
 
 LINE = TrialLine(
     "a-00", RunState.RUNNING, 7, 10, 40, loss=1.25, metric=math.nan, tokens_per_s=0.0, eta_s=9.0, overrides="rank=8"
@@ -54,3 +54,10 @@ def test_settings_are_written_for_people() -> None:
     assert (
         in_words({"optim.lr": 0.0069999, "adapter.targets": ["q_proj", "v_proj"]}) == "lr=0.007  targets=q_proj, v_proj"
     )
+
+
+def test_a_screen_shows_what_runs_and_what_failed_before_what_has_ended() -> None:
+    states = [RunState.PRUNED] * 50 + [RunState.FINISHED, RunState.RUNNING, RunState.FAILED]
+    lines = [replace(LINE, name=f"t-{number}", state=state) for number, state in enumerate(states)]
+    assert [line.name for line in urgent(lines, 4)] == ["t-49", "t-50", "t-51", "t-52"]
+    assert urgent(lines[:3], 3) == lines[:3]

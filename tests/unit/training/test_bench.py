@@ -120,5 +120,5 @@ def test_a_host_trains_several_trials_of_one_base_and_one_where_bases_differ(con
     assert trials_per_host(fast, ["optim.lr"], gpus=True) == 16
     told = replace(config, cluster=replace(config.cluster, trials_per_host=9))
     assert trials_per_host(told, ["optim.lr"], gpus=True) == 9
-    for swept in ("adapter.kind", "engine.precision", "engine.threads"):
+    for swept in ("adapter.kind", "engine.precision", "engine.threads", "model.path"):
         assert trials_per_host(told, [swept], gpus=False) == 1
