@@ -86,7 +86,7 @@ class Sweep:
 
         with _ledger(self.home) as ledger:
             spec, trials = ledger.get(self.name).config["spec"], ledger.runs(parent=self.name)
-        found = best_trial(trials, spec["metric"], spec["direction"])
+        found = best_trial(trials, spec["metric"], spec["direction"], spec.get("repeats", 1))
         return _run(found) if found else None
 
     def report(self, page: str | Path | None = None, *, price: float | None = None) -> Path:

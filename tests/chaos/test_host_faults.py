@@ -15,7 +15,7 @@ from training_samples import World, make_world
 
 from ftcluster.sweep import timeline
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.thorough]
 STEPS = 1500
 
 
@@ -86,7 +86,6 @@ def test_a_gpu_that_fails_is_left_by_its_trial_and_used_by_nobody(
     assert_told_once(home, "small")
 
 
-@pytest.mark.thorough
 def test_a_host_that_hangs_is_ended_and_its_trial_goes_on_from_its_checkpoint(
     world: World, tmp_path: Path, sound: Path, twin: dict[str, Ended]
 ) -> None:

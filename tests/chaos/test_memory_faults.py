@@ -108,6 +108,7 @@ def test_memory_that_is_gone_later_costs_the_steps_since_the_newest_checkpoint(w
         assert ledger.get(NAME).state is RunState.FINISHED
 
 
+@pytest.mark.thorough
 def test_what_does_not_fit_after_two_tries_fails_with_what_was_tried_and_what_would_help(
     world: World, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_survivors_are_the_best_at_each_rung(undisturbed: Undisturbed) -> None:
 
 
 @pytest.mark.chaos
+@pytest.mark.thorough
 def test_where_memory_is_short_trials_wait_and_nothing_else_changes(
     world: World, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:

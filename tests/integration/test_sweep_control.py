@@ -23,7 +23,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     world = make_world(tmp_path_factory.mktemp("world"))
     sweep = {
         "name": NAME,
-        "base": world.words("optim.duration=400 steps", "evaluation.every=50 steps", "tracking.log_every=20"),
+        "base": world.words("optim.duration=240 steps", "evaluation.every=40 steps", "tracking.log_every=20"),
         "space": {"adapter.rank": "choice(2, 4, 8)"},
         "sampler": {"name": "grid"},
         "budget": {"trials": 2},
@@ -75,7 +75,7 @@ def test_pauses_change_nothing_and_a_longer_sweep_has_more_trials(world: World, 
 
 def test_what_is_stopped_keeps_its_best_and_can_be_extended(world: World, tmp_path: Path) -> None:
     home, log, asked = tmp_path / "home", tmp_path / "log", tmp_path / "asked"
-    words = ["pruner.name=halving", "pruner.first=50 steps", "optim.duration=100000 steps", "budget.trials=2"]
+    words = ["pruner.name=halving", "pruner.first=40 steps", "optim.duration=100000 steps", "budget.trials=2"]
     process = start(command(world, home, *words), log)
     wait_for(lambda: any(row.rung is not None for row in rows(home).values()), process, log)
     call(["sweep", "stop", NAME, "--home", str(home)], asked)

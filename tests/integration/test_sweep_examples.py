@@ -46,6 +46,7 @@ def test_every_shipped_sweep_is_run_here() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_small_first_trains_on_parts_of_the_data_and_judges_on_the_same_rows(world: World, tmp_path: Path) -> None:
     _, trials = run(world, tmp_path, "small_first", "data.limit=8,40,0", "optim.duration=2 epochs", "optim.lr=1e-2")
     assert states(trials) == {"finished": 3}
@@ -57,6 +58,7 @@ def test_small_first_trains_on_parts_of_the_data_and_judges_on_the_same_rows(wor
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 def test_seeds_are_judged_together(world: World, tmp_path: Path) -> None:
     result, trials = run(world, tmp_path, "seeds", "pruner.first=4 steps", "repeats=2")
     assert [(trial.overrides["optim.lr"], trial.config["seed"]) for trial in trials] == [

@@ -17,7 +17,7 @@ from training_samples import make_world
 
 from ftcluster.ledger.store import Ledger
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.whole]
 
 SWEEP = {
     "name": "rates",
