@@ -115,6 +115,7 @@ def test_a_rank_that_comes_late_but_comes_leaves_nothing(started: Callable[[int]
     group = started(2)
     group.ask("limit", 2.0, tmp_path)
     group.ask("sleep", 1, 1.8)
+    group.ask("sleep", 1, 0.0)  # rank 1 has left the order before
     assert list(tmp_path.iterdir()) == []
 
 
