@@ -26,6 +26,7 @@ from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.models.tiny import create_tiny_model
 from ftcluster.sweep.halving import decide
+from ftcluster.sweep.space import Space
 from ftcluster.sweep.study import Observation, propose
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.bench import prepare_data
@@ -78,7 +79,7 @@ def decisions() -> dict[str, float]:
 
 
 def proposals() -> dict[str, float]:
-    space = parse_space({"optim.lr": "tag(log, interval(1e-5, 1e-2))", "adapter.rank": "choice(4, 8, 16)"})
+    space = Space(parse_space({"optim.lr": "tag(log, interval(1e-5, 1e-2))", "adapter.rank": "choice(4, 8, 16)"}))
     draw = random.Random(1)
     found = {}
     for count in (100, 1000, 3000):
