@@ -24,10 +24,10 @@ def test_a_sweep_whose_driver_is_killed_twenty_times_ends_with_the_same_table(tm
     world = make_world(tmp_path)
     sweep = {
         "name": NAME,
-        "base": world.words("optim.duration=240 steps", "evaluation.every=30 steps", "tracking.log_every=10"),
+        "base": world.words("optim.duration=720 steps", "evaluation.every=60 steps", "tracking.log_every=10"),
         "space": {"optim.lr": "tag(log, interval(1e-4, 3e-2))", "adapter.rank": "choice(2, 4)"},
         "sampler": {"name": "qmc", "seed": 3},
-        "pruner": {"name": "halving", "first": "60 steps", "eta": 2},
+        "pruner": {"name": "halving", "first": "120 steps", "eta": 2},
         "budget": {"trials": 8},
     }
     (tmp_path / "small.yaml").write_text(json.dumps(sweep))
@@ -42,7 +42,7 @@ def test_a_sweep_whose_driver_is_killed_twenty_times_ends_with_the_same_table(tm
     draw, kills = random.Random(seed), 0
     while kills < KILLS and not ended(home):
         process = start([*words, str(home), "--resume"], log)
-        time.sleep(draw.uniform(0.0, undisturbed))
+        time.sleep(draw.uniform(0.0, undisturbed / 2))
         process.kill()
         kills += process.wait(60) < 0
     assert kills >= KILLS // 4
