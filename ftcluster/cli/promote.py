@@ -104,8 +104,8 @@ def _scores(test: Mapping[str, Any]) -> list[tuple[object, ...]]:
 
 
 def _show_promotion(promotion: Promotion, case: Case) -> None:
+    from ftcluster.config.environment import home_option
     from ftcluster.registry.snippet import loading_snippet
-    from ftcluster.training.launch import home_option
 
     out = console()
     where = f"{promotion.model} version {promotion.version}"

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from ftcluster.cli.arguments import Home, Json
 from ftcluster.cli.complete import complete_run
 from ftcluster.cli.output import console, notices, print_json, table
-from ftcluster.config.environment import default_home
+from ftcluster.config.environment import default_home, home_option
 from ftcluster.contracts.trial import RunState
 from ftcluster.errors import TrackingError
 from ftcluster.units import format_seconds
@@ -313,7 +313,6 @@ def _settings(row: RunRow) -> dict[str, Any]:
 
 
 def _next(row: RunRow, home: Path) -> str:
-    from ftcluster.training.launch import home_option
 
     option = home_option(home)
     if row.state in _RESUMABLE:

@@ -17,7 +17,7 @@ from ftcluster.cli.output import console, notices, print_json, table
 from ftcluster.cli.progress import RowsBar, TrainingBar
 from ftcluster.cli.sweep_control import SweepOrTrial, add, clone, extend, pause, stop, tell_asked
 from ftcluster.cli.sweep_status import list_sweeps, status, watch
-from ftcluster.config.environment import default_home
+from ftcluster.config.environment import default_home, home_option
 from ftcluster.errors import UsageError
 
 if TYPE_CHECKING:
@@ -233,7 +233,6 @@ def _tell(result: SweepResult, plan: SweepPlan, as_json: bool) -> None:
 
     from ftcluster.sweep.objectives import front
     from ftcluster.sweep.results import best_in_words, front_in_words
-    from ftcluster.training.launch import home_option
 
     best, spec = result.best, plan.spec
     if as_json:

@@ -13,7 +13,7 @@ import typer
 from ftcluster.cli.arguments import Home, Overrides
 from ftcluster.cli.complete import complete_run
 from ftcluster.cli.output import console
-from ftcluster.config.environment import default_home
+from ftcluster.config.environment import default_home, home_option
 from ftcluster.errors import UsageError
 
 if TYPE_CHECKING:
@@ -133,7 +133,6 @@ def find_sweep(ledger: Ledger, name: str) -> RunRow:
 def tell_asked(sweep: RunRow, what: str, home: Path | None) -> None:
     """What was done, and what comes next: somebody drives the sweep, or nobody does."""
     from ftcluster.sweep.control import driven
-    from ftcluster.training.launch import home_option
 
     verb, where = ("watch", f"driven by {sweep.owner}") if driven(sweep) else ("resume", "nobody drives it now")
     option = home_option((home or default_home()).absolute())

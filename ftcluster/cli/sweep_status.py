@@ -115,6 +115,8 @@ def _line(facts: dict[str, Any]) -> Sequence[object]:
 
 def _reasons(trials: Iterable[RunRow]) -> dict[str, int]:
     """Why trials failed, and how many did so; alike but for their names is alike."""
+    from ftcluster.sweep.ending import cause
+
     failed = [trial for trial in trials if trial.state.value == "failed"]
-    told = Counter(trial.reason.partition("\n")[0].replace(trial.name, "a trial") for trial in failed)
+    told = Counter(cause(trial.name, trial.reason) for trial in failed)
     return dict(told.most_common())

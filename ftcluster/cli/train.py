@@ -14,7 +14,7 @@ from ftcluster.cli.output import console, notices, print_json
 from ftcluster.cli.progress import RowsBar, TrainingBar
 from ftcluster.config.checks import check
 from ftcluster.config.compose import compose, resolve_home, to_dict
-from ftcluster.config.environment import default_home
+from ftcluster.config.environment import default_home, home_option
 from ftcluster.errors import UsageError
 
 if TYPE_CHECKING:
@@ -133,7 +133,6 @@ def _show_plan(ready: Ready, as_json: bool) -> None:
 
 
 def _tell(result: TrainingResult, as_json: bool) -> None:
-    from ftcluster.training.launch import home_option
 
     for warning in result.warnings:
         notices().print(f"warning: {warning}", markup=False, soft_wrap=True)

@@ -14,13 +14,13 @@ from typing import Any
 from ftcluster.comparison.facts import log_keys
 from ftcluster.comparison.findings import Comparison, Contender, Curve, flat_config, ranked
 from ftcluster.contracts.metric import Metric
+from ftcluster.contracts.trial import NAMED
 from ftcluster.errors import UsageError
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.tracking.history import read_metrics
 
 CURVES = ("train/loss", "eval/loss", "eval/exact_match")
-NAMED = "named"  # among a trial's values: its name, where its sweep says that it is always trained
 LONGEST_CURVE = 300  # points drawn; more are averaged, which no screen can tell
 
 

@@ -15,6 +15,7 @@ A value in a config wins over the variable. Configs themselves cannot read varia
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,6 +27,11 @@ _PACKAGE = Path(ftcluster.__file__).resolve().parent
 def default_home() -> Path:
     """``FTCLUSTER_HOME``, else ``./runs``; absolute, because workers run in other folders."""
     return Path(os.environ.get("FTCLUSTER_HOME") or "runs").expanduser().absolute()
+
+
+def home_option(home: Path) -> str:
+    """What a printed command needs to find this home again."""
+    return "" if home == Path("runs").absolute() else f" --home {shlex.quote(str(home))}"
 
 
 def debug_wanted() -> bool:

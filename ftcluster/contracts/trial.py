@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+# What a trial's values hold beside those of its sweep's space.
+NAMED = "named"  # the name under which its sweep says that it is always trained
+SEED = "seed"  # its own, where each point is trained with several
+
 
 class RunState(StrEnum):
     """States of a run (a training, a trial or a sweep).

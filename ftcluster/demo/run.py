@@ -15,6 +15,7 @@ from rich.console import Console
 
 from ftcluster.comparison.compare import Compared, compare
 from ftcluster.comparison.table import render
+from ftcluster.config.environment import home_option
 from ftcluster.demo.plain import plain_exact_match
 from ftcluster.demo.world import make_base, make_texts, make_untrained
 from ftcluster.errors import TrialError
@@ -24,7 +25,6 @@ from ftcluster.sweep.launch import SweepResult, register, run_sweep
 from ftcluster.sweep.opening import Opening
 from ftcluster.sweep.plan import make_plan
 from ftcluster.sweep.specification import read_sweep
-from ftcluster.training.launch import home_option
 from ftcluster.training.loop import Progress
 from ftcluster.units import format_seconds
 

@@ -11,16 +11,16 @@ from typing import Any
 
 from ftcluster.comparison.facts import recorded_tags
 from ftcluster.comparison.findings import Comparison, Contender, Curve
-from ftcluster.comparison.order import NAMED, in_order, resolve
+from ftcluster.comparison.order import in_order, resolve
 from ftcluster.contracts.folder import RunFolder
-from ftcluster.contracts.trial import RunState
+from ftcluster.contracts.trial import NAMED, SEED, RunState
 from ftcluster.errors import UsageError
 from ftcluster.ledger.schema import ReportRow, RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.report import endings
 from ftcluster.report.findings import Rung, SweepReport, Usage
 from ftcluster.report.influence import influence
-from ftcluster.report.settings import SEED, settings
+from ftcluster.report.settings import settings
 from ftcluster.report.usage import usage
 from ftcluster.sweep import timeline
 from ftcluster.sweep.spending import GPU, price_of, spent

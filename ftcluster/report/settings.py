@@ -9,10 +9,9 @@ from statistics import fmean, stdev
 from scipy.special import stdtrit  # type: ignore[import-untyped]  # no stubs
 
 from ftcluster.comparison.findings import Comparison, Contender, value_text
-from ftcluster.contracts.trial import RunState
+from ftcluster.contracts.trial import SEED, RunState
 from ftcluster.report.findings import Setting
 
-SEED = "seed"
 _UPPER = 0.975
 
 

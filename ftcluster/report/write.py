@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftcluster.comparison.delivery import hand_over
+from ftcluster.config.environment import home_option
 from ftcluster.errors import FtclusterError, StoreError
 from ftcluster.ledger.store import Ledger
 from ftcluster.report.findings import SweepReport
@@ -50,8 +51,6 @@ def closing_report(ledger: Ledger, sweep: str, *, home: Path, now: float) -> str
 
     Below a second for a hundred trials; where it would take long, people are told how to have it.
     """
-    from ftcluster.training.launch import home_option  # torch comes with it, which who ran a sweep has
-
     if len(ledger.runs(parent=sweep)) > MOST:
         return f"ftcluster report {sweep}{home_option(home)} says what it taught"
     try:

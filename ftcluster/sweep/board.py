@@ -7,12 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ftcluster.cluster.host import Host
-from ftcluster.contracts.trial import RunState
 from ftcluster.ledger.schema import RunRow
 from ftcluster.sweep.plan import SweepPlan
-from ftcluster.sweep.view import Overview, TrialLine, View, in_words
-
-_TELLING = (RunState.FAILED, RunState.KILLED, RunState.INTERRUPTED)
+from ftcluster.sweep.view import Overview, TrialLine, View, in_words, note_of
 
 
 @dataclass
@@ -64,5 +61,5 @@ class Board:
             tokens_per_s=seen.tokens_per_s if seen else 0.0,
             eta_s=(until - step) * speed,
             overrides=in_words(trial.overrides),
-            note=trial.reason if trial.state in _TELLING else "",
+            note=note_of(trial),
         )

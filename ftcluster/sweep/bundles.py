@@ -126,14 +126,11 @@ def _written(
     words: Sequence[str], spec: SweepConfig, base: RunConfig, config_dir: Path | None, place: str, found: Problems
 ) -> list[str]:
     """The words, with groups written out as the keys that they change."""
-    own = [word for word in words if _key(word) in spec.variants]
-    given = [word for word in words if _key(word) not in spec.variants]
+    own, given = apart(words, spec)
     swept = {_key(word) for word in given}
     kept = [word for word in spec.base if _key(word) not in swept]
     try:
-        wrong = [word for word in own if word.partition("=")[2] not in spec.variants[_key(word)]]
-        if wrong:
-            raise ConfigError([f"{word}: there is no such option." for word in wrong])
+        check_options(own, spec)
         config = compose([*kept, *given], config_dir=config_dir)
         before, after = flat(base), flat(config)
         named = {key for key in swept if key in after}
@@ -153,6 +150,22 @@ def _written(
         found.texts += [f"{place}: {problem}" for problem in error.problems]
         return []
     return [*own, *written]
+
+
+def apart(words: Sequence[str], spec: SweepConfig) -> tuple[list[str], list[str]]:
+    """Those that choose options of variants, and the others."""
+    own = [word for word in words if _key(word) in spec.variants]
+    return own, [word for word in words if word not in own]
+
+
+def check_options(own: Sequence[str], spec: SweepConfig) -> None:
+    """Refuse options that variants do not have.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if wrong := [word for word in own if word.partition("=")[2] not in spec.variants[_key(word)]]:
+        raise ConfigError([f"{word}: there is no such option." for word in wrong])
 
 
 def _key(word: str) -> str:

@@ -20,12 +20,11 @@ from ftcluster.config.checks import check
 from ftcluster.config.compose import override, to_dict
 from ftcluster.config.schema import RunConfig, SweepConfig
 from ftcluster.config.values import build
-from ftcluster.contracts.trial import RunState
-from ftcluster.errors import ConfigError, UsageError
+from ftcluster.contracts.trial import NAMED, SEED, RunState
+from ftcluster.errors import UsageError
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
-from ftcluster.sweep.bundles import flat, named_values, read_words
-from ftcluster.sweep.proposals import NAMED, SEED
+from ftcluster.sweep.bundles import apart, check_options, flat, named_values, read_words
 from ftcluster.sweep.space import override_words
 
 PAUSE, STOP = "pause", "stop"
@@ -144,11 +143,10 @@ def with_trial(spec: SweepConfig, base: RunConfig, words: Sequence[str]) -> Swee
         ConfigError: they are none, or do not fit each other.
     """
     name = next(name for number in itertools.count(1) if (name := f"added-{number}") not in spec.always)
-    own = [word for word in words if word.partition("=")[0] in spec.variants]
-    if wrong := [word for word in own if word.partition("=")[2] not in spec.variants[word.partition("=")[0]]]:
-        raise ConfigError([f"{word}: there is no such option." for word in wrong])
+    own, others = apart(words, spec)
+    check_options(own, spec)
     # As one config, so that paths mean what they mean where they are written.
-    values, given = flat(override(base, [word for word in words if word not in own])), read_words(words)
+    values, given = flat(override(base, others)), read_words(words)
     written = override_words({key: values[key] for key in given if key in values})
     longer = replace(spec, always={**spec.always, name: [*own, *written]})
     check(override(base, override_words(named_values(longer, name))))

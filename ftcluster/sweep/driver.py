@@ -30,7 +30,7 @@ from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.sweep.board import Board
 from ftcluster.sweep.control import PAUSE, STOP, Control, control, specification
-from ftcluster.sweep.ending import end, interrupt
+from ftcluster.sweep.ending import cause, end, interrupt
 from ftcluster.sweep.facts import Facts
 from ftcluster.sweep.fork import fork_all
 from ftcluster.sweep.hosts import HostPool, Shape, Wish
@@ -227,7 +227,7 @@ class Driver:
         end(self._facts, trial, RunState.FAILED, reason)
         del self._failed[trial.name]
         self._changed = True
-        self._failures[reason.partition("\n")[0].replace(trial.name, "a trial")] += 1
+        self._failures[cause(trial.name, reason)] += 1
         count = self._failures.total() / self.plan.spec.repeats  # the seeds of one bad point say no more than it
         if max(self._failures.values()) == self._failures.total() and count == _HOPELESS and not self._facts.values:
             self._enough = f"the first {_HOPELESS} trials failed alike: {next(iter(self._failures))}"

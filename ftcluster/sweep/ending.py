@@ -17,6 +17,11 @@ from ftcluster.sweep.space import override_words
 from ftcluster.tracking.spool import SpoolTracker
 
 
+def cause(name: str, reason: str) -> str:
+    """The first line of why a trial failed, without its name: alike for trials that failed alike."""
+    return reason.partition("\n")[0].replace(name, "a trial")
+
+
 def end(facts: Facts, trial: RunRow, state: RunState, reason: str = "") -> None:
     """Close a trial for good. What nothing can resume any more is removed; its result stays.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ftcluster.config.compose import from_dict, resolve_home, to_dict
+from ftcluster.config.environment import home_option
 from ftcluster.config.schema import SweepConfig
 from ftcluster.contracts.trial import RunState
 from ftcluster.errors import Interrupted, StoreError, TrackingError, TrialError, UsageError
@@ -34,7 +35,6 @@ from ftcluster.tracking.projector import Projector
 from ftcluster.tracking.service import ProjectorThread
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.bench import data_lineage
-from ftcluster.training.launch import home_option
 from ftcluster.training.records import deliver, owner_check, remember_ids, store_uri, to_project
 from ftcluster.training.signals import stop_signals
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ftcluster.config.compose import to_dict
 from ftcluster.config.identity import identity
-from ftcluster.contracts.trial import RunState
+from ftcluster.contracts.trial import NAMED, SEED, RunState
 from ftcluster.errors import FtclusterError
 from ftcluster.ledger.schema import RunRow
 from ftcluster.sweep.bundles import named_point, named_values, read_words
@@ -24,8 +24,6 @@ from ftcluster.sweep.judging import means
 from ftcluster.sweep.plan import SweepPlan
 from ftcluster.sweep.space import override_words
 from ftcluster.sweep.study import ESTIMATORS, Observation, propose
-
-NAMED, SEED = "named", "seed"
 
 
 def next_trial(

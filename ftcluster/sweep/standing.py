@@ -10,7 +10,7 @@ from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.sweep.bundles import trials_at_most
 from ftcluster.sweep.control import specification
-from ftcluster.sweep.view import Overview, TrialLine, in_words
+from ftcluster.sweep.view import Overview, TrialLine, in_words, note_of
 from ftcluster.tracking.history import newest
 
 _LOSS, _SPEED = "train/loss", "train/tokens_per_s"
@@ -44,5 +44,5 @@ def _line(trial: RunRow, metric: str, rungs: list[int]) -> TrialLine:
         tokens_per_s=seen[_SPEED].value if _SPEED in seen else 0.0,
         eta_s=math.nan,
         overrides=in_words(trial.overrides),
-        note=trial.reason if trial.state in (RunState.FAILED, RunState.KILLED, RunState.INTERRUPTED) else "",
+        note=note_of(trial),
     )

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ftcluster.comparison.findings import short_names, value_text
 from ftcluster.contracts.trial import RunState
+from ftcluster.ledger.schema import RunRow
 from ftcluster.units import format_seconds
 
 _COLOURS = {
@@ -65,6 +66,11 @@ class Overview:
     trials: int
     elapsed_s: float
     eta_s: float
+
+
+def note_of(trial: RunRow) -> str:
+    """Why a trial is where it is, where people would ask."""
+    return trial.reason if trial.state in (RunState.FAILED, RunState.KILLED, RunState.INTERRUPTED) else ""
 
 
 def in_words(point: Mapping[str, Any]) -> str:

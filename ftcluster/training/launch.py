@@ -5,7 +5,6 @@ Owns the effects around a session that a sweep's driver has for its trials. Work
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from ftcluster.config.checks import check, check_files
 from ftcluster.config.compose import from_dict, resolve_home, to_dict
+from ftcluster.config.environment import home_option
 from ftcluster.config.identity import identity
 from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.folder import RunFolder
@@ -153,11 +153,6 @@ def run_training(
         saved = "and saved" if outcome.report else "at once; it goes on from its newest checkpoint"
         raise Interrupted(f"{row.name} was stopped {saved}", remedy=remedy)
     return TrainingResult(ledger.get(row.name), folder, undelivered, outcome.warnings)
-
-
-def home_option(home: Path) -> str:
-    """What a printed command needs to find this home again."""
-    return "" if home == Path("runs").absolute() else f" --home {shlex.quote(str(home))}"
 
 
 def _close(row: RunRow, folder: RunFolder, outcome: Outcome, ledger: Ledger) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from browsing import opened, running_browser
 from mlflow import MlflowClient
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from programs import finish, start
-from screenshots import QUIET
 from training_samples import make_world
 
 from ftcluster.ledger.store import Ledger
@@ -101,30 +100,14 @@ def test_the_page_is_in_the_sweeps_mlflow_run(session: Session) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=list(QUIET))
+    with running_browser() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture
 def page(browser: Browser, session: Session) -> Iterator[Page]:
-    """The open report. Whatever a test does with it: no complaint of the browser, no request but the file's own."""
-    opened = browser.new_page(viewport={"width": 1280, "height": 900})
-    complaints: list[str] = []
-    requests: list[str] = []
-    opened.on("console", lambda message: complaints.append(message.text))
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("request", lambda request: requests.append(request.url))
-    address = Path(session.told["page"]).as_uri()
-    opened.goto(address)
-    yield opened
-    opened.close()
-    assert complaints == []
-    assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [address]
+    with opened(browser, Path(session.told["page"]).as_uri()) as report:
+        yield report
 
 
 @pytest.mark.browser

@@ -9,12 +9,13 @@ import pytest
 from training_samples import World
 
 from ftcluster.config.compose import compose
+from ftcluster.config.environment import home_option
 from ftcluster.contracts.trial import RunState
 from ftcluster.errors import ConfigError, ModelError, StoreError, UsageError
 from ftcluster.ledger.process import Owner, this_process
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
-from ftcluster.training.launch import get_ready, home_option, register, run_training, stored_config
+from ftcluster.training.launch import get_ready, register, run_training, stored_config
 
 
 @pytest.fixture
