@@ -139,6 +139,7 @@ def sweep(file: str | Path, *words: str, home: str | Path | None = None) -> Swee
     from ftcluster.config.checks import check_files
     from ftcluster.demo.world import provide
     from ftcluster.sweep.bundles import swept_keys, trials_at_most
+    from ftcluster.sweep.forecast.beginning import made_ready
     from ftcluster.sweep.launch import register
     from ftcluster.sweep.opening import Opening
     from ftcluster.sweep.plan import make_plan
@@ -148,7 +149,7 @@ def sweep(file: str | Path, *words: str, home: str | Path | None = None) -> Swee
     check_files(base)
     with Opening(base, trials_at_most(spec), swept_keys(spec)) as opening:
         opening.begin()
-        plan = make_plan(spec, base)
+        plan = made_ready(make_plan(spec, base), opening, lambda text: console.print(text, markup=False))
         with _ledger(base.home) as ledger:
             row = register(plan, ledger)
             _drive(row, plan, ledger, console, opening)

@@ -56,6 +56,27 @@ def light(fuse: int, starter: int) -> None:
     sys.addaudithook(look)
 
 
+def die_at_write(count: int, when: str) -> None:
+    """Have this process kill itself ``before`` or ``after`` its ``count``-th transaction that writes to a ledger."""
+    from sqlalchemy import Connection, Engine, event
+
+    written, done = 0, False
+
+    def commits(connection: Connection) -> None:
+        nonlocal written, done
+        written += bool(connection.get_execution_options().get("writes"))
+        done = written >= count
+        if done and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def gives_back(*_: object) -> None:
+        if done:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    event.listen(Engine, "commit", commits)
+    event.listen(Engine, "checkin", gives_back)
+
+
 def _points() -> dict[str, tuple[tuple[Any, ...], str]]:
     from ftcluster.engine import checkpoint
     from ftcluster.engine.local import LocalEngine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _NODE = ("node", "address", "state", "CPUs free", "memory free", "GPUs usable", "GPUs free", "runs", "reason")
 _GPU = ("node", "GPU", "model", "state", "memory", "busy", "degrees", "watts", "NVLinks", "processes")
+_LISTEN = 3.0  # seconds; every sweep tells of itself once a second
 _COLOURS = {"ok": "green", "warn": "yellow", "unusable": "red", "silent": "red"}
 
 cluster = typer.Typer(
@@ -57,18 +59,28 @@ def status(
 
     place = ray_address(address)
     place = "" if place == "local" else place  # Ray would start one
-    nodes, gone = _joined(place, timeout) if place else ([_this_machine()], 0)
+    nodes, gone, sweeps = _joined(place, timeout) if place else ([_this_machine()], 0, {})
     if as_json:
-        print_json({"address": place, "nodes": [_plain(node) for node in nodes], "gone": gone})
+        told = [{"sweep": name, **claim} for name, claim in sweeps.items()]
+        print_json({"address": place, "nodes": [_plain(node) for node in nodes], "gone": gone, "sweeps": told})
         return
     _show(nodes, gone, place)
+    if sweeps:
+        rows = [
+            (name, *(claim[key] for key in ("kind", "holds", "wants", "priority"))) for name, claim in sweeps.items()
+        ]
+        table(("sweep", "of", "holds", "wants in all", "priority"), rows, title="\nsweeps")
 
 
-def _joined(address: str, timeout: float) -> tuple[Sequence[Node], int]:
+def _joined(address: str, timeout: float) -> tuple[Sequence[Node], int, dict[str, dict[str, Any]]]:
     from ftcluster.cluster.joining import looking_around
+    from ftcluster.cluster.notes import renewed
 
+    sweeps = {}
     with looking_around(address, timeout) as witnesses:
-        return witnesses.nodes(), witnesses.gone
+        with suppress(TimeoutError):
+            sweeps = renewed("sweeps", _LISTEN)
+        return witnesses.nodes(), witnesses.gone, sweeps
 
 
 def _this_machine() -> Node:

@@ -16,12 +16,13 @@ from ftcluster.cli.arguments import ConfigDir, Home, Json, Overrides, SweepFile,
 from ftcluster.cli.output import console, notices, print_json, table
 from ftcluster.cli.progress import RowsBar, TrainingBar
 from ftcluster.cli.sweep_control import SweepOrTrial, add, clone, extend, pause, stop, tell_asked
+from ftcluster.cli.sweep_plan import show_forecast
 from ftcluster.cli.sweep_status import list_sweeps, status, watch
 from ftcluster.config.environment import default_home, home_option
 from ftcluster.errors import UsageError
 
 if TYPE_CHECKING:
-    from ftcluster.config.schema import SweepConfig
+    from ftcluster.config.schema import RunConfig, SweepConfig
     from ftcluster.ledger.schema import RunRow
     from ftcluster.ledger.store import Ledger
     from ftcluster.sweep.launch import SweepResult
@@ -54,6 +55,9 @@ def run(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be tried, and stop.")] = False,
+    forecast: Annotated[
+        bool, typer.Option("--plan", help="Time a few steps, show what the sweep would take, and stop.")
+    ] = False,
     go_on: Annotated[bool, typer.Option("--resume", help="Go on with the same sweep, if it was begun before.")] = False,
     new: Annotated[bool, typer.Option("--new", help="Begin another one, even if the same was begun before.")] = False,
     home: Home = None,
@@ -71,36 +75,36 @@ def run(
 
     words = [*(overrides or []), *([f"home={home.absolute()}"] if home else [])]
     spec, base = read_sweep(file, words, config_dir=config_dir)
-    if not dry_run and not new and (begun := _begun(spec, Path(base.home), go_on=go_on)):
-        resume(begun, home=Path(base.home), as_json=as_json)
-        return
+    if not (dry_run or forecast or new):
+        begun = _begun(spec, Path(base.home), go_on=go_on)
+        if begun:
+            resume(begun, home=Path(base.home), as_json=as_json)
+            return
+        new = begun is None
     # Only now, since torch and transformers come with them, which takes seconds.
-    from ftcluster.cli.data_report import tell_data, tell_engine
     from ftcluster.config.checks import check_files
     from ftcluster.demo.world import provide
     from ftcluster.ledger.store import Ledger
     from ftcluster.sweep.bundles import swept_keys, trials_at_most
+    from ftcluster.sweep.forecast.beginning import made_ready
     from ftcluster.sweep.launch import register
     from ftcluster.sweep.opening import Opening
-    from ftcluster.sweep.plan import make_plan
     from ftcluster.training.records import reap
 
     with TrainingBar() as training:
         provide(base, notices().print, training.observe)
     check_files(base)
     with Opening(base, trials_at_most(spec), swept_keys(spec)) as opening:
-        if not dry_run:
+        if not (dry_run or forecast):
             opening.begin()
-        with RowsBar("preparing data") as bar:
-            plan = make_plan(spec, base, progress=bar.update)
-        tell_data(plan.report, base.data)
-        tell_engine(base)
-        if dry_run:
-            _show_plan(plan, as_json)
+        plan = _planned(spec, base)
+        if dry_run or forecast:
+            _show_plan(plan, as_json) if dry_run else show_forecast(plan, as_json)
             return
+        plan = made_ready(plan, opening, lambda text: notices().print(text, markup=False, soft_wrap=True))
         with Ledger.open(base.home) as ledger:
             reap(ledger)
-            _drive(register(plan, ledger), plan, ledger, as_json, opening=opening)
+            _drive(register(plan, ledger, once=not new), plan, ledger, as_json, opening=opening)
 
 
 @sweep.command("resume")
@@ -137,21 +141,33 @@ def resume(
         _drive(row, plan, ledger, as_json, take_over=take_over)
 
 
-def _begun(spec: SweepConfig, home: Path, *, go_on: bool) -> str:
-    """The name of the same sweep, if one is not finished and the user wants to go on with it."""
+def _planned(spec: SweepConfig, base: RunConfig) -> SweepPlan:
+    """With its data prepared; people are told about it."""
+    from ftcluster.cli.data_report import tell_data, tell_engine
+    from ftcluster.sweep.plan import make_plan
+
+    with RowsBar("preparing data") as bar:
+        plan = make_plan(spec, base, progress=bar.update)
+    tell_data(plan.report, base.data)
+    tell_engine(base)
+    return plan
+
+
+def _begun(spec: SweepConfig, home: Path, *, go_on: bool) -> str | None:
+    """The name of the same sweep, if one is not finished and the user wants to go on with it; None: wants another."""
     from ftcluster.ledger.store import Ledger
     from ftcluster.sweep.control import unfinished
     from ftcluster.training.records import reap
 
     with Ledger.open(home) as ledger:
         reap(ledger)
-        row = unfinished(ledger, spec)
+        row = unfinished(ledger.runs("sweep"), spec)
     if row is None or go_on:
         return row.name if row else ""
     told = f"{row.name} is the same sweep and is {row.state}"
     if not notices().is_terminal or not sys.stdin.isatty():
         raise UsageError(told, remedy="--resume goes on with it, --new begins another one")
-    return row.name if typer.confirm(f"{told}. Go on with it? (no: begin another one)", default=True) else ""
+    return row.name if typer.confirm(f"{told}. Go on with it? (no: begin another one)", default=True) else None
 
 
 _VERBS: dict[str, Callable[..., None]] = {

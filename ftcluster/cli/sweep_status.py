@@ -41,6 +41,7 @@ def list_sweeps(home: Home = None, as_json: Json = False) -> None:
 def status(name: Sweep, home: Home = None, as_json: Json = False) -> None:
     """How a sweep stands: its trials, who drives it, why trials failed."""
     from ftcluster.ledger.store import Ledger
+    from ftcluster.sweep.spending import spent
     from ftcluster.sweep.standing import standing
     from ftcluster.sweep.view import table as trials_table
     from ftcluster.training.records import reap
@@ -51,7 +52,8 @@ def status(name: Sweep, home: Home = None, as_json: Json = False) -> None:
         facts, reasons = _facts(row, ledger), _reasons(ledger.runs(parent=row.name))
         lines, overview = standing(ledger, row, time.time())
     if as_json:
-        print_json({**facts, "failures": reasons, "each": lines})
+        left = {"seconds": overview.elapsed_s, "seconds_left": overview.eta_s, "spent": spent(row)}
+        print_json({**facts, **left, "failures": reasons, "each": lines})
         return
     console().print(trials_table(lines, overview))
     driven = f", driven by {facts['driver']}" if facts["driver"] else ""

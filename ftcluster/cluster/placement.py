@@ -27,6 +27,16 @@ class Resources:
         return {name: amount for name, amount in wanted.items() if amount > 0} or {"CPU": _LEAST}
 
     @property
+    def kind(self) -> str:
+        """What there is too little of where many want it: ``GPU``, or ``CPU`` for a host without."""
+        return "GPU" if self.gpus > 0 else "CPU"
+
+    @property
+    def amount(self) -> float:
+        """How much of it all ranks reserve together."""
+        return self.ranks * self.bundle[self.kind]
+
+    @property
     def chooses(self) -> bool:
         """Whether not every GPU will do."""
         return bool(self.gpus > 0 and (self.gpu_type or self.gpu_memory))

@@ -91,6 +91,10 @@ class Cluster:
         self.nodes()
         return self._leaving
 
+    def unused(self, kind: str) -> float:
+        """CPUs or GPUs (``CPU``, ``GPU``) that nobody has reserved, as of a moment ago."""
+        return float(self._ray.available_resources().get(kind, 0.0))
+
     def suitable(self, wanted: Resources) -> list[NodeRoom]:
         """The nodes with GPUs of the kind that is asked for; all, where any will do."""
         nodes = self.nodes()
@@ -150,10 +154,13 @@ class Cluster:
         return Host(resources, factory, jobs, where or self.where(resources))
 
     def wait(self, jobs: Sequence[Any], timeout: float) -> list[Any]:
-        """Those of ``jobs`` that ended within ``timeout`` seconds."""
+        """Those of ``jobs`` that have ended, as soon as there is one or after ``timeout`` seconds."""
         if not jobs:
+            time.sleep(timeout)  # whoever waits for nothing would ask again and again
             return []
-        return list(self._ray.wait(list(jobs), num_returns=1, timeout=timeout)[0])
+        if not self._ray.wait(list(jobs), num_returns=1, timeout=timeout)[0]:
+            return []
+        return list(self._ray.wait(list(jobs), num_returns=len(jobs), timeout=0)[0])
 
     def result(self, job: Any) -> Any:
         """What an ended job returned.

@@ -58,6 +58,7 @@ SWEEP_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "sampler.name": ("grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2"),
         "pruner.name": ("none", "halving", "hyperband", "median", "pbt"),
         "direction": ("minimize", "maximize"),
+        "too_large": ("adapt", "cut", "refuse"),
     }
 )
 _WHILE_TRAINING = (
@@ -115,6 +116,8 @@ _RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
         "cluster.gpu_memory_gib": (0, float("inf"), ""),
         "cluster.storage_patience": (0, float("inf"), ""),
         "cluster.hang_after": (0, float("inf"), ""),
+        "cluster.priority": (1e-3, 1e3, ""),
+        "cluster.yield_after": (0, float("inf"), ""),
     }
 )
 _SWEEP_RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(

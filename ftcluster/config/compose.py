@@ -58,10 +58,18 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: unknown keys, wrong types, or a group (those are chosen when a config is composed).
     """
-    found, options = Problems(), groups()
-    words = _sound(_parsed(overrides, found), lambda word: _bad_key(word, options), found)
+    if not overrides:
+        return config
+    found = Problems()
+    words = _parsed(overrides, found)
+    # A sweep asks this for thousands of trials: groups are files, and what no word is about is left as it is.
+    options = groups() if any("." not in word.key for word in words) else {}
+    words = _sound(words, lambda word: _bad_key(word, options), found)
     with found.collected():
-        changed = _absolute_paths(build(RunConfig, _resolved(_with(to_dict(config), words))))
+        tree = _with(to_dict(config), words)
+        parts = tuple(tree) if _refers(tree) else dict.fromkeys(word.key.partition(".")[0] for word in words)
+        made = build(RunConfig, _resolved({part: tree[part] for part in parts}))
+        changed = _absolute_paths(replace(config, **{part: getattr(made, part) for part in parts}))
     found.refuse()
     return changed
 

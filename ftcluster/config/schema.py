@@ -145,6 +145,8 @@ class ClusterConfig:
     gpu_type: str = ""  # part of the name of the GPUs to use, such as H100; empty: any
     gpu_memory_gib: float = 0.0  # memory that each GPU has at least; 0: any
     hang_after: float = 1800.0  # seconds without a sign of life after which a rank or host is ended; 0: never
+    priority: float = 1.0  # of a sweep among others on the cluster: with 2 it gets twice the share of one with 1
+    yield_after: float = 300.0  # seconds a trial may go on where another sweep's share begins, then it saves and waits
     storage_patience: float = 120.0  # seconds that a sweep waits for storage that fails, before it stops
     max_trials: int = 0  # at once; 0: as many as fit
     trials_per_host: int = 0  # LoRA trials that train together on one base, at most; 0: 4 on CPUs, 1 on GPUs, fast 16
@@ -218,6 +220,7 @@ class SweepConfig:
     pruner: PrunerConfig = field(default_factory=PrunerConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     repeats: int = 1  # trials of each point, with seeds of their own; their mean is what counts
+    too_large: str = "adapt"  # trials that do not fit their GPUs: adapt (smaller passes, else cut) | cut | refuse
     metric: str = "eval/loss"
     direction: str = "minimize"  # minimize | maximize
     also: dict[str, str] = field(default_factory=dict)  # further objectives: metric -> minimize | maximize

@@ -33,18 +33,23 @@ def load_sweep(
 ) -> tuple[SweepConfig, list[str]]:
     """Read a sweep file; ``path`` may be the bare name of a shipped one.
 
-    Words such as ``budget.trials=4`` or ``metric=eval/loss`` set fields of the sweep; the others
-    (``optim.lr=choice(1e-3, 1e-4)``, ``model=tiny``) come back for its trials.
+    Words such as ``budget.trials=4`` or ``metric=eval/loss`` set fields of the sweep, ``+recipe=[[optim.lr=1e-4],
+    [optim.lr=3e-3]]`` adds variants; the others (``optim.lr=choice(1e-3, 1e-4)``, ``model=tiny``) come back for its
+    trials.
 
     Raises:
         ConfigError: no such file, unknown keys, wrong types; all of them, with their lines.
     """
     file = read(find_sweep(path))
-    words, problems = _words(overrides)
-    mine = [word for word in words if word.key in _SWEEP_KEYS and not word.sweep]
-    own = [word for word in words if word.key in _named(file.content, "variants")]
-    rest = [word for word in words if word not in mine and word not in own and word.key not in _SWEEP_KEYS]
+    words, problems = _words([text for text in overrides if not text.startswith("+")])
+    added, more = _words([text[1:] for text in overrides if text.startswith("+")])
+    problems += more
     content = file.content
+    for word in added:
+        content = merged(content, {"variants": {word.key: _variants(word, problems)}})
+    mine = [word for word in words if word.key in _SWEEP_KEYS and not word.sweep]
+    own = [word for word in words if word.key in _named(content, "variants")]
+    rest = [word for word in words if word not in mine and word not in own and word.key not in _SWEEP_KEYS]
     for word in mine:
         content = merged(content, nested(word.key, word.value))
     space = {name: list(options) for name, options in _named(content, "variants").items() if isinstance(options, dict)}
@@ -98,10 +103,28 @@ def _words(overrides: Sequence[str]) -> tuple[list[Word], list[str]]:
     return words, problems
 
 
+def _variants(word: Word, problems: list[str]) -> dict[str, list[str]]:
+    """Lists of overrides as options: under their names, or numbered where they have none."""
+    given = word.value
+    if isinstance(given, list) and given:
+        given = {f"option-{number}": each for number, each in enumerate(given, 1)}
+    options = {name: [each] if isinstance(each, str) else each for name, each in _mapping(given).items()}
+    if options and all(
+        isinstance(each, list) and all(isinstance(one, str) for one in each) for each in options.values()
+    ):
+        return options
+    example = f"+{word.key}=[[optim.lr=1e-4,optim.warmup=0.1],[optim.lr=3e-3]]"
+    problems.append(f"+{word}: variants are lists of overrides that belong together; write for example '{example}'.")
+    return {}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 def _named(content: Mapping[str, Any], field: str) -> Mapping[str, Any]:
     """The names below a field, as long as it is not known to be well-formed."""
-    found = content.get(field)
-    return found if isinstance(found, Mapping) else {}
+    return _mapping(content.get(field))
 
 
 def _objectives(content: dict[str, Any], problems: list[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
 
@@ -18,7 +18,16 @@ Kind = TypeVar("Kind")
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain dicts, lists and scalars: what JSON, YAML and other processes are given."""
-    return asdict(config)
+    return {each.name: _plain(getattr(config, each.name)) for each in fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    """Made of nothing that it shares with ``value``; ``dataclasses.asdict`` copies every number, too."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return to_dict(value) if is_dataclass(value) else value
 
 
 def from_dict(content: Mapping[str, Any]) -> RunConfig:

@@ -21,19 +21,26 @@ from ftcluster.ledger import schema
 from ftcluster.ledger.failures import failures
 
 FILE = "ledger.db"
+ELSEWHERE = "ledger.url"
 PATIENCE = 30.0  # seconds to wait for another writer
 _WRITERS = 6_385_017  # any number; the key of PostgreSQL's advisory lock
 
 
 def database_url(url_or_home: str | Path) -> sa.URL:
-    """A database URL as it stands; anything else is the folder that holds ``ledger.db``.
+    """A database URL as it stands; anything else is the folder that holds ``ledger.db``, or the URL in ``ledger.url``.
 
     Raises:
-        StoreError: a URL of something else than SQLite or PostgreSQL.
+        StoreError: a URL of something else than SQLite or PostgreSQL; a folder with both files.
     """
     text = str(url_or_home)
     if "://" not in text:
-        return sa.URL.create("sqlite", database=str(Path(text).expanduser().absolute() / FILE))
+        home = Path(text).expanduser().absolute()
+        if not (home / ELSEWHERE).is_file():
+            return sa.URL.create("sqlite", database=str(home / FILE))
+        if (home / FILE).exists():
+            remedy = f"move {FILE} away, or {ELSEWHERE} if its runs are wanted"
+            raise StoreError(f"there are two ledgers: {FILE} and that of {ELSEWHERE}", where=str(home), remedy=remedy)
+        text = (home / ELSEWHERE).read_text().strip()
     try:
         url = sa.make_url(text)
         known = url.get_dialect().name in ("sqlite", "postgresql")

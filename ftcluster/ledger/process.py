@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_CLOCK_SLACK = 2.0  # seconds; start times are derived from the boot time, which moves when the clock is set
+_SLACK = 2.0  # seconds; the boot time, which start times are counted from, is rounded
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Owner:
 
     host: str
     pid: int
-    started: float  # unix seconds
+    started: float  # seconds since the boot
     boot: str
 
     def __str__(self) -> str:
@@ -28,7 +28,7 @@ class Owner:
 def this_process() -> Owner:
     """The process that calls."""
     process = psutil.Process()
-    return Owner(socket.gethostname(), process.pid, process.create_time(), _boot())
+    return Owner(socket.gethostname(), process.pid, _started(process), _boot())
 
 
 def is_alive(owner: Owner) -> bool | None:
@@ -39,12 +39,17 @@ def is_alive(owner: Owner) -> bool | None:
         return False
     try:
         process = psutil.Process(owner.pid)
-        same = abs(process.create_time() - owner.started) < _CLOCK_SLACK
+        same = abs(_started(process) - owner.started) < _SLACK
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
         return True
+
+
+def _started(process: psutil.Process) -> float:
+    """The system's clock may be set while a process lives: that moves both times, and not what is between them."""
+    return process.create_time() - psutil.boot_time()
 
 
 def _boot() -> str:

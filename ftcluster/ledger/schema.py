@@ -7,7 +7,7 @@ of its own. A change here needs a migration in ``migrations/versions`` and a new
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -117,11 +117,25 @@ reports = sa.Table(
 version = sa.Table("ftcluster_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True))
 
 
-def columns(row: RunRow) -> dict[str, Any]:
-    """A row as the database takes it."""
-    values = {each.name: getattr(row, each.name) for each in fields(row)}
-    values |= {name: dict(values[name]) for name in ("config", "overrides", "metrics")}
-    return values | {"state": row.state.value, "owner": asdict(row.owner) if row.owner else None}
+FIELDS = tuple(each.name for each in fields(RunRow))
+
+
+def columns(row: RunRow, wanted: Sequence[str] = FIELDS) -> dict[str, Any]:
+    """Fields of a row as the database takes them."""
+    return {name: _COLUMNS.get(name, _as_it_is)(getattr(row, name)) for name in wanted}
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+_COLUMNS: Mapping[str, Callable[[Any], Any]] = {
+    "config": dict,
+    "overrides": dict,
+    "metrics": dict,
+    "state": lambda state: state.value,
+    "owner": lambda owner: asdict(owner) if owner else None,
+}
 
 
 def run_row(row: sa.Row[Any]) -> RunRow:

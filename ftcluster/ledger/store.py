@@ -1,14 +1,15 @@
 """``Ledger``: the truth about sweeps, trials and trainings, their states and their reports.
 
-Every method is one transaction, so what it wrote is there for every other process, also after a kill. Rows
-come and go as frozen values. The ledger decides nothing about a sweep; it only refuses what cannot be true:
-a name used twice, an ended run that goes on, a report counted twice, two drivers on one sweep.
+Every method is one transaction, so what it wrote is there for every other process, also after a kill; those for several
+runs write all of it or nothing. Rows come and go as frozen values. The ledger decides nothing about a sweep; it only
+refuses what cannot be true: a name used twice, an ended run that goes on, a report counted twice, two drivers on one
+sweep.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -82,35 +83,51 @@ class Ledger:
             UsageError: not a name, or a name that is taken.
             StoreError: the number within the parent is taken, or there is no such parent.
         """
-        names.check_name(row.name)
-        with self._writing() as connection:
-            if _row(connection, row.name):
-                free = names.free(connection, row.name)
-                raise UsageError(f'there is a run "{row.name}" already', where=self.place, remedy=f"try name={free}")
-            return self._insert(connection, row)
+        return self.add_all([row])[0]
 
-    def add_with_free_name(self, wanted: str, make: Callable[[str], RunRow]) -> RunRow:
+    def add_all(self, rows: Sequence[RunRow]) -> list[RunRow]:
+        """``add`` for several, all of them or none."""
+        for row in rows:
+            names.check_name(row.name)
+        with self._writing() as connection:
+            for taken in _rows(connection, [row.name for row in rows]):
+                free = names.free(connection, taken)
+                raise UsageError(f'there is a run "{taken}" already', where=self.place, remedy=f"try name={free}")
+            return self._insert(connection, rows)
+
+    def add_with_free_name(
+        self,
+        wanted: str,
+        make: Callable[[str], RunRow],
+        same: Callable[[Sequence[RunRow]], RunRow | None] = lambda _: None,
+    ) -> RunRow:
         """Add what ``make`` makes of a name nobody has yet, made from any text; two processes never get the same.
 
-        ``"My Sweep!"`` becomes ``my-sweep``, then ``my-sweep-2``.
+        ``"My Sweep!"`` becomes ``my-sweep``, then ``my-sweep-2``. Where ``same`` finds one among all of its kind,
+        oldest first, that is returned and nothing added; of several processes at once one adds, the others find it.
 
         Raises:
             StoreError: the number within the parent is taken, or there is no such parent.
         """
         with self._writing() as connection:
-            return self._insert(connection, make(names.free(connection, wanted)))
+            row = make(names.free(connection, wanted))
+            alike = sa.select(schema.runs).where(_RUNS.kind == row.kind).order_by(_RUNS.created_at, _RUNS.name)
+            if (found := same([schema.run_row(each) for each in connection.execute(alike)])) is not None:
+                return found
+            return self._insert(connection, [row])[0]
 
-    def _insert(self, connection: sa.Connection, row: RunRow) -> RunRow:
-        if row.parent is not None:
-            if not _row(connection, row.parent):
-                raise _unknown(row.parent, self.place)
-            same = sa.and_(_RUNS.parent == row.parent, _RUNS.number == row.number)
-            if other := connection.scalar(sa.select(_RUNS.name).where(same)):
+    def _insert(self, connection: sa.Connection, rows: Sequence[RunRow]) -> list[RunRow]:
+        for parent in dict.fromkeys(row.parent for row in rows if row.parent is not None):
+            if not connection.scalar(sa.select(_RUNS.name).where(_RUNS.name == parent)):
+                raise _unknown(parent, self.place)
+            numbers = [row.number for row in rows if row.parent == parent]
+            same = sa.and_(_RUNS.parent == parent, _RUNS.number.in_(numbers))
+            for other, number in connection.execute(sa.select(_RUNS.name, _RUNS.number).where(same)):
                 remedy = "give each trial of a sweep its own number"
-                raise StoreError(f"{other} is number {row.number} of {row.parent}", where=self.place, remedy=remedy)
-        row = replace(row, created_at=self._clock())
-        connection.execute(schema.runs.insert().values(schema.columns(row)))
-        return row
+                raise StoreError(f"{other} is number {number} of {parent}", where=self.place, remedy=remedy)
+        rows = [replace(row, created_at=self._clock()) for row in rows]
+        connection.execute(schema.runs.insert(), [schema.columns(row) for row in rows])
+        return rows
 
     def get(self, name: str) -> RunRow:
         """The run of exactly this name.
@@ -146,9 +163,15 @@ class Ledger:
             return [schema.run_row(row) for row in rows]
 
     def _existing(self, connection: sa.Connection, name: str) -> RunRow:
-        if row := _row(connection, name):
-            return row
-        raise _unknown(name, self.place)
+        return self._all_existing(connection, [name])[0]
+
+    def _all_existing(self, connection: sa.Connection, wanted: Sequence[str]) -> list[RunRow]:
+        """In the order of ``wanted``."""
+        found = _rows(connection, wanted)
+        for name in wanted:
+            if name not in found:
+                raise _unknown(name, self.place)
+        return [found[name] for name in wanted]
 
     # States ------------------------------------------------------------------------------------------------------
 
@@ -160,7 +183,15 @@ class Ledger:
             TypeError: not a field of ``RunRow`` that can change.
         """
         with self._writing() as connection:
-            return self._change(connection, self._existing(connection, name), state, reason, **changes)
+            before = self._existing(connection, name)
+            return _update(connection, [before], [self._changed(before, state, reason, **changes)])[0]
+
+    def set_states(self, states: Sequence[tuple[str, RunState, str]]) -> list[RunRow]:
+        """``set_state`` for several, all of them or none: names, states, reasons."""
+        with self._writing() as connection:
+            before = self._all_existing(connection, [name for name, _, _ in states])
+            changes = zip(before, states, strict=True)
+            return _update(connection, before, [self._changed(row, state, why) for row, (_, state, why) in changes])
 
     def remember_mlflow(self, name: str, run_id: str) -> None:
         """Write down under which id MLflow knows a run; nothing else of it is touched."""
@@ -175,7 +206,7 @@ class Ledger:
         """
         with self._writing() as connection:
             row = self._existing(connection, name)
-            return _update(connection, replace(row, config=change(row)))
+            return _update(connection, [row], [replace(row, config=change(row))])[0]
 
     def reopen(self, name: str) -> RunRow:
         """Put a failed run, or a sweep that has ended, back among the waiting ones.
@@ -188,8 +219,8 @@ class Ledger:
             if row.state is not RunState.FAILED and not (row.kind == "sweep" and row.state.ended):
                 remedy = "only failed runs are run again; start a new one"
                 raise StoreError(f"{name} is {row.state}, not failed", where=self.place, remedy=remedy)
-            row = replace(row, state=RunState.WAITING, reason="", owner=None, ended_at=None)
-            return _update(connection, row)
+            again = replace(row, state=RunState.WAITING, reason="", owner=None, ended_at=None)
+            return _update(connection, [row], [again])[0]
 
     def claim(self, name: str, owner: Owner, is_alive: Liveness) -> RunRow:
         """Make ``owner`` the one that runs this run, unless another lives; an owner nobody can check counts as living.
@@ -205,7 +236,7 @@ class Ledger:
                 if is_alive(row.owner) is None:
                     remedy += "; if that host is gone for good, resume with --take-over"
                 raise StoreError(f"{name} is being run by {row.owner}", where=self.place, remedy=remedy)
-            return self._change(connection, row, RunState.RUNNING, "", owner=owner)
+            return _update(connection, [row], [self._changed(row, RunState.RUNNING, "", owner=owner)])[0]
 
     def reap(self, is_alive: Liveness, tell: Callable[[RunRow, str], bool] = lambda *_: True) -> list[RunRow]:
         """Mark runs interrupted whose process is gone; a run without owner has that of its parent.
@@ -221,10 +252,11 @@ class Ledger:
                     reason = f"{owner} ended without a word"
                     if not tell(row, reason):
                         continue
-                    reaped.append(self._change(connection, row, RunState.INTERRUPTED, reason))
+                    changed = self._changed(row, RunState.INTERRUPTED, reason)
+                    reaped += _update(connection, [row], [changed])
             return reaped
 
-    def _change(self, connection: sa.Connection, row: RunRow, state: RunState, reason: str, **changes: Any) -> RunRow:
+    def _changed(self, row: RunRow, state: RunState, reason: str, **changes: Any) -> RunRow:
         if not states.allowed(row.state, state):
             remedy = "a failed run can be reopened, any other end is final" if row.state.ended else "run it first"
             raise StoreError(f"{row.name} is {row.state} and cannot become {state}", where=self.place, remedy=remedy)
@@ -232,7 +264,7 @@ class Ledger:
             raise TypeError(f"{', '.join(fixed)} cannot be changed; these can: {', '.join(sorted(schema.CHANGEABLE))}")
         now = self._clock()
         stays = row.state is state
-        changed = replace(
+        return replace(
             row,
             **changes,
             state=state,
@@ -240,7 +272,6 @@ class Ledger:
             started_at=now if state is RunState.RUNNING and row.started_at is None else row.started_at,
             ended_at=now if state.ended and not stays else row.ended_at,
         )
-        return _update(connection, changed)
 
     # Reports -----------------------------------------------------------------------------------------------------
 
@@ -251,29 +282,46 @@ class Ledger:
             StoreError: no such run.
         """
         with self._writing() as connection:
-            return self._record(connection, report, rung)
+            row = self._existing(connection, report.name)
+            new = self._record(connection, [(report, rung)])
+            _update(connection, [row], [_knowing(row, *each) for each in new] or [row])
+            return bool(new)
 
-    def pause(self, report: TrialReport, rung: int) -> RunRow:
-        """``record``, and the run waits at this rung.
+    def pause_all(self, reports: Sequence[tuple[TrialReport, int]]) -> list[RunRow]:
+        """``record`` for several runs, all of them or none; each waits at its rung.
 
         Raises:
-            StoreError: no such run, or it has ended.
+            StoreError: no such run, or one that has ended.
         """
         with self._writing() as connection:
-            self._record(connection, report, rung)
-            return self._change(connection, self._existing(connection, report.name), RunState.PAUSED, "")
+            before = self._all_existing(connection, [report.name for report, _ in reports])
+            new = {report.name: (report, rung) for report, rung in self._record(connection, reports)}
+            told = [_knowing(row, *new[row.name]) if row.name in new else row for row in before]
+            return _update(connection, before, [self._changed(row, RunState.PAUSED, "") for row in told])
 
-    def _record(self, connection: sa.Connection, report: TrialReport, rung: int) -> bool:
-        row = self._existing(connection, report.name)
-        before = sa.and_(_REPORTS.run == report.name, _REPORTS.rung == rung)
-        if connection.execute(sa.select(_REPORTS.run).where(before)).first():
-            return False
-        values = {"run": report.name, "rung": rung, "step": report.step, "metrics": dict(report.metrics)}
-        values |= {"tokens": report.tokens, "seconds": report.seconds, "created_at": self._clock()}
-        connection.execute(schema.reports.insert().values(values))
-        if row.rung is None or rung > row.rung:
-            _update(connection, replace(row, rung=rung, step=report.step, metrics=report.metrics))
-        return True
+    def _record(
+        self, connection: sa.Connection, reports: Sequence[tuple[TrialReport, int]]
+    ) -> list[tuple[TrialReport, int]]:
+        """Those that had not been recorded."""
+        told = sa.select(_REPORTS.run, _REPORTS.rung).where(_REPORTS.run.in_([report.name for report, _ in reports]))
+        known = {(run, rung) for run, rung in connection.execute(told)}
+        new = [(report, rung) for report, rung in reports if (report.name, rung) not in known]
+        now = self._clock()
+        values = [
+            {
+                "run": report.name,
+                "rung": rung,
+                "step": report.step,
+                "metrics": dict(report.metrics),
+                "tokens": report.tokens,
+                "seconds": report.seconds,
+                "created_at": now,
+            }
+            for report, rung in new
+        ]
+        if values:
+            connection.execute(schema.reports.insert(), values)
+        return new
 
     def reports(self, name: str) -> list[ReportRow]:
         """All reports of a run and of its trials, by trial number and rung."""
@@ -287,14 +335,30 @@ class Ledger:
             return [ReportRow(**row._mapping) for row in connection.execute(query)]
 
 
-def _row(connection: sa.Connection, name: str) -> RunRow | None:
-    row = connection.execute(sa.select(schema.runs).where(_RUNS.name == name)).first()
-    return schema.run_row(row) if row else None
+def _rows(connection: sa.Connection, wanted: Sequence[str]) -> dict[str, RunRow]:
+    """Those that there are, by name."""
+    found = connection.execute(sa.select(schema.runs).where(_RUNS.name.in_(wanted)))
+    return {row.name: schema.run_row(row) for row in found}
 
 
-def _update(connection: sa.Connection, row: RunRow) -> RunRow:
-    connection.execute(schema.runs.update().where(_RUNS.name == row.name).values(schema.columns(row)))
-    return row
+def _update(connection: sa.Connection, before: Sequence[RunRow], after: Sequence[RunRow]) -> list[RunRow]:
+    """Write what differs: the configs of thousands of trials, again at each step of theirs, would be most of it."""
+    changes: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for old, new in zip(before, after, strict=True):
+        values = schema.columns(new, [field for field in schema.FIELDS if getattr(old, field) != getattr(new, field)])
+        if values:
+            changes.setdefault(tuple(values), []).append({**values, "of": new.name})
+    for fields, rows in changes.items():
+        statement = schema.runs.update().where(_RUNS.name == sa.bindparam("of"))
+        connection.execute(statement.values({field: sa.bindparam(field) for field in fields}), rows)
+    return list(after)
+
+
+def _knowing(row: RunRow, report: TrialReport, rung: int) -> RunRow:
+    """A run with what it said at a rung, unless it said more before."""
+    if row.rung is not None and rung <= row.rung:
+        return row
+    return replace(row, rung=rung, step=report.step, metrics=report.metrics)
 
 
 def _unknown(name: str, place: str) -> StoreError:

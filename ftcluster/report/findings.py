@@ -9,8 +9,11 @@ from typing import Any
 from ftcluster.comparison.findings import Comparison, Contender, Curve
 from ftcluster.contracts.trial import RunState
 from ftcluster.report.influence import Influence
+from ftcluster.sweep.prediction import Prediction
 from ftcluster.sweep.spending import Spent
 from ftcluster.sweep.timeline import Span
+
+PAGE = "report.html"  # in the sweep's folder
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,16 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Foretold:
+    """What was foretold of a sweep that has ended, and what it took, counted in the same way."""
+
+    prediction: Prediction
+    seconds: float
+    host_hours: float
+    disk: int  # bytes
+
+
+@dataclass(frozen=True)
 class Alike:
     """Trials that ended for one reason; ``reason`` is what the first of them was told."""
 
@@ -113,6 +126,7 @@ class SweepReport:
     usage: Usage
     keys: tuple[str, ...]  # of the parameters whose effect is asked for: neither seed nor name
     also: Mapping[str, str]  # further objectives -> minimize | maximize
+    foretold: Foretold | None = None
 
     @property
     def title(self) -> str:

@@ -18,11 +18,11 @@ from ftcluster.errors import UsageError
 from ftcluster.ledger.schema import ReportRow, RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.report import endings
-from ftcluster.report.findings import Rung, SweepReport, Usage
+from ftcluster.report.findings import PAGE, Foretold, Rung, SweepReport, Usage
 from ftcluster.report.influence import influence
 from ftcluster.report.settings import settings
 from ftcluster.report.usage import usage
-from ftcluster.sweep import timeline
+from ftcluster.sweep import prediction, timeline
 from ftcluster.sweep.spending import GPU, price_of, spent
 from ftcluster.tracking.records import SPOOL, read_lines
 
@@ -46,6 +46,7 @@ def gather(ledger: Ledger, reference: str, *, price: float | None = None, now: f
     rung = _rung(reports, comparison.metric)
     judged = [trial for trial in trials if trial.name in rung.values]
     keys = tuple(key for key in comparison.varied if key not in (SEED, NAMED))
+    used = _usage(row, comparison, price)
     return SweepReport(
         comparison=comparison,
         state=row.state,
@@ -65,7 +66,8 @@ def gather(ledger: Ledger, reference: str, *, price: float | None = None, now: f
         steps_whole=_whole(trials),
         keys=keys,
         also=row.config.get("spec", {}).get("also", {}),
-        usage=_usage(row, comparison, price),
+        usage=used,
+        foretold=_foretold(row, used),
     )
 
 
@@ -119,6 +121,16 @@ def _usage(row: RunRow, comparison: Comparison, price: float | None) -> Usage:
     else:
         price, counted = price if any(gpus.values()) else 0.0, replace(counted, money=0.0)
     return replace(usage(timeline.read(folder), _starts(folder), gpus, price), spent=counted)
+
+
+def _foretold(row: RunRow, used: Usage) -> Foretold | None:
+    """None where nothing was foretold, or the sweep has not ended or rested between two drivers."""
+    folder = Path(row.folder)
+    made = prediction.read(folder)
+    if made is None or not row.ended_at or not row.started_at or len(_starts(folder)) != 1:
+        return None
+    files = (path for path in folder.rglob("*") if path.is_file() and path != folder / PAGE)
+    return Foretold(made, row.ended_at - row.started_at, used.host_hours, sum(path.stat().st_size for path in files))
 
 
 def _gpus(config: Mapping[str, Any], *, on_gpus: bool) -> float:

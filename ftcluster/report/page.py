@@ -15,7 +15,7 @@ from ftcluster.comparison.verdict import percent
 from ftcluster.contracts.folder import write_atomically
 from ftcluster.report import figures
 from ftcluster.report.findings import SweepReport
-from ftcluster.report.sentences import sentences
+from ftcluster.report.sentences import foretold, sentences
 
 MOST = 1500  # trials that a page shows: what is more nobody reads, and a browser is slow with
 
@@ -48,6 +48,7 @@ def page(report: SweepReport, most: int = MOST) -> str:
         comparison=comparison,
         title=comparison.title,
         words=words,
+        foretold=foretold(report),
         left_out=count - len(best.contenders),
         columns=names,
         colours=plots.colours(comparison),

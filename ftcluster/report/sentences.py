@@ -14,7 +14,7 @@ from ftcluster.contracts.trial import RunState
 from ftcluster.report.findings import Setting, SweepReport
 from ftcluster.report.influence import NEGLIGIBLE, Share
 from ftcluster.report.settings import difference
-from ftcluster.units import format_seconds
+from ftcluster.units import format_bytes, format_seconds
 
 _LEADING = 5  # settings that are compared with the best in words
 
@@ -27,7 +27,7 @@ def sentences(report: SweepReport) -> list[str]:
         found.append("No trial has a validation result, so there is nothing to rank.")
     else:
         found = [_best(report, best), *found, *_lead(report, best), *_influence(report)]
-    return [*found, *_early(report), *_failures(report), *_usage(report)]
+    return [*found, *_early(report), *_failures(report), *_usage(report), *foretold(report)]
 
 
 def _standing(report: SweepReport) -> str:
@@ -163,6 +163,20 @@ def _usage(report: SweepReport) -> list[str]:
     if used.money is not None:
         text += f"; {used.money:,.2f} in money"
     return [f"It took {text}."]
+
+
+def foretold(report: SweepReport) -> list[str]:
+    """What was foretold of it, beside what it took."""
+    if (found := report.foretold) is None:
+        return []
+    made = found.prediction
+    span = f" ({format_seconds(made.low)} to {format_seconds(made.high)})" if made.low < made.high else ""
+    said, took = [f"{format_seconds(made.seconds)}{span}"], [format_seconds(found.seconds)]
+    if made.host_hours is not None:
+        said, took = [*said, f"{made.host_hours:.3g} host-hours"], [*took, f"{found.host_hours:.3g} host-hours"]
+    if made.disk is not None:
+        said, took = [*said, f"{format_bytes(made.disk)} of disk"], [*took, format_bytes(found.disk)]
+    return [f"Foretold from {made.basis}: {listed(said)}; it took {listed(took)}."]
 
 
 def _trials(count: int) -> str:

@@ -44,6 +44,7 @@ def summary(report: SweepReport) -> dict[str, Any]:
             "gpu_hour_price": used.price or None,
             "money": used.money,
         },
+        "foretold": asdict(report.foretold) if report.foretold else None,
     }
 
 

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 from ftcluster.report.findings import Host, Usage
+from ftcluster.sweep.remaining import at_once
 from ftcluster.sweep.timeline import Span
 
 Interval = tuple[float, float]
@@ -23,9 +24,9 @@ def usage(spans: Sequence[Span], starts: Sequence[float], gpus: Mapping[str, flo
     available, most = 0.0, 0
     for mine in by_driver.values():
         there = _hosts(mine, gpus)
-        at_once = _most([(host.began, host.ended) for host in there])
-        available += at_once * (max(span.ended for span in mine) - min(span.started for span in mine))
-        most = max(most, at_once)
+        together = at_once([(host.began, host.ended) for host in there])
+        available += together * (max(span.ended for span in mine) - min(span.started for span in mine))
+        most = max(most, together)
         hosts += there
     return Usage(tuple(spans), tuple(hosts), most, available, price)
 
@@ -54,16 +55,6 @@ def covered(intervals: Sequence[Interval]) -> float:
         total += max(0.0, ended - max(began, until))
         until = max(until, ended)
     return total
-
-
-def _most(intervals: Sequence[Interval]) -> int:
-    """How many there are at once."""
-    moments = sorted([(began, 1) for began, _ in intervals] + [(ended, -1) for _, ended in intervals])
-    now = highest = 0
-    for _, change in moments:
-        now += change
-        highest = max(highest, now)
-    return highest
 
 
 def lanes(spans: Sequence[Span]) -> list[tuple[Span, str, int]]:

@@ -9,11 +9,10 @@ from ftcluster.comparison.delivery import hand_over
 from ftcluster.config.environment import home_option
 from ftcluster.errors import FtclusterError, StoreError
 from ftcluster.ledger.store import Ledger
-from ftcluster.report.findings import SweepReport
+from ftcluster.report.findings import PAGE, SweepReport
 from ftcluster.report.gather import gather
 from ftcluster.report.page import MOST, write_page
-
-PAGE = "report.html"
+from ftcluster.report.sentences import foretold
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ def closing_report(ledger: Ledger, sweep: str, *, home: Path, now: float) -> str
     if len(ledger.runs(parent=sweep)) > MOST:
         return f"ftcluster report {sweep}{home_option(home)} says what it taught"
     try:
-        return f"report: {write_report(ledger, sweep, home=home, now=now).page}"
+        written = write_report(ledger, sweep, home=home, now=now)
     except FtclusterError as error:
         return f"there is no report: {error.message}"
+    return "\n".join([*foretold(written.report), f"report: {written.page}"])

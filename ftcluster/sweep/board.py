@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ftcluster.cluster.host import Host
 from ftcluster.ledger.schema import RunRow
+from ftcluster.sweep.pace import Pace
 from ftcluster.sweep.plan import SweepPlan
+from ftcluster.sweep.prediction import BEGINNING, Prediction, write
+from ftcluster.sweep.standing import left_of
 from ftcluster.sweep.view import Overview, TrialLine, View, in_words, note_of
+
+_EVERY, _SHARE = 2.0, 0.02  # seconds between looks at the timeline, and the share of the time that they may take
 
 
 @dataclass
@@ -21,8 +28,13 @@ class Board:
     clock: Callable[[], float]
     steps_before: int
     started: float
-    totals: dict[str, int] = field(default_factory=dict)  # steps of a trial's whole training, by its name
+    totals: Mapping[str, int]  # steps of a trial's whole training, by its name
     _ended: dict[str, TrialLine] = field(default_factory=dict)
+    _ends: float = math.nan  # when it may be over, in seconds since 1970
+    _reading: Pace = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._reading = Pace(self.clock, every=_EVERY, share=_SHARE)
 
     def show(self, trials: Sequence[RunRow], running: Mapping[str, tuple[Host, int]]) -> None:
         """``running``: the host of a trial, by its name, and the step up to which it trains there."""
@@ -30,11 +42,23 @@ class Board:
         ended = sum(trial.state.ended for trial in trials)
         elapsed = self.clock() - self.started
         steps = sum(line.step for line in lines)
-        rate = (steps - self.steps_before) / elapsed if elapsed > 0 else 0.0
-        left = max(self.plan.steps_at_most - steps, 0) / rate if rate else math.nan
-        if ended == self.plan.trials:
-            left = 0.0
+        left = 0.0 if ended == self.plan.trials else self._left(trials, elapsed, steps)
         self.view.show(lines, Overview(self.plan.name, self.plan.spec.metric, ended, self.plan.trials, elapsed, left))
+
+    def _left(self, trials: Sequence[RunRow], elapsed: float, steps: int) -> float:
+        """Seconds, from the stretches that have ended; from the speed so far, as long as none has."""
+        if trials and self._reading.due:
+            with self._reading.doing():
+                folder, now = Path(trials[0].folder).parent, time.time()
+                left = left_of(self.plan.spec, self.plan.rungs, self.plan.trials, trials, folder, now)
+                self._ends = now + left
+                if not self.steps_before and not math.isnan(left):
+                    whole = elapsed + left
+                    write(folder, Prediction(BEGINNING, whole, whole, whole))
+        if not math.isnan(self._ends):
+            return max(0.0, self._ends - time.time())
+        rate = (steps - self.steps_before) / elapsed if elapsed > 0 else 0.0
+        return max(self.plan.steps_at_most - steps, 0) / rate if rate else math.nan
 
     def _known(self, trial: RunRow) -> TrialLine | None:
         """The line of a trial that has ended: most of them have, sooner or later."""

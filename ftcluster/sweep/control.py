@@ -70,11 +70,11 @@ def specification(row: RunRow) -> SweepConfig:
     return spec
 
 
-def unfinished(ledger: Ledger, spec: SweepConfig) -> RunRow | None:
-    """The newest sweep that was begun with the same file and words, and has not ended; it may have been extended."""
+def unfinished(sweeps: Sequence[RunRow], spec: SweepConfig) -> RunRow | None:
+    """The newest of these that was begun with the same file and words, and has not ended; it may have been extended."""
     wanted = {**to_dict(spec), "budget": None}
-    rows = [row for row in ledger.runs("sweep") if not row.state.ended]
-    return next((row for row in reversed(rows) if {**row.config["spec"], "budget": None} == wanted), None)
+    rows = [row for row in sweeps if not row.state.ended]
+    return next((row for row in reversed(rows) if {**to_dict(specification(row)), "budget": None} == wanted), None)
 
 
 def ask(ledger: Ledger, row: RunRow, state: str) -> RunRow:

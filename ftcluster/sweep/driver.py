@@ -20,53 +20,40 @@ from typing import Any
 
 from ftcluster.cluster.host import Host, HostLostError
 from ftcluster.cluster.ray_cluster import Cluster
-from ftcluster.config.compose import from_dict, to_dict
 from ftcluster.config.schema import RunConfig
-from ftcluster.contracts.trial import RunState
-from ftcluster.data.prepared.folder import PreparedData
+from ftcluster.contracts.trial import RunState, TrialReport
 from ftcluster.engine.sharded.ranks import RankLost
 from ftcluster.errors import FtclusterError, StoreError, UsageError
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.sweep.board import Board
 from ftcluster.sweep.control import PAUSE, STOP, Control, control, specification
-from ftcluster.sweep.ending import cause, end, interrupt
+from ftcluster.sweep.ending import cause, end, end_all, interrupt
 from ftcluster.sweep.facts import Facts
 from ftcluster.sweep.fork import fork_all
 from ftcluster.sweep.hosts import HostPool, Shape, Wish
 from ftcluster.sweep.judging import judge
+from ftcluster.sweep.losses import RETRIES, Losses
 from ftcluster.sweep.objectives import measured
+from ftcluster.sweep.pace import Pace
 from ftcluster.sweep.patience import Patience, Stranded
 from ftcluster.sweep.plan import SweepPlan
-from ftcluster.sweep.proposals import next_trial
+from ftcluster.sweep.proposals import next_trials
+from ftcluster.sweep.sharing import Sharing
 from ftcluster.sweep.spending import Spending
+from ftcluster.sweep.stretches import Launcher, Stretch
 from ftcluster.sweep.timeline import Recorder
 from ftcluster.sweep.view import View
 from ftcluster.sweep.watch import Watch
-from ftcluster.training.bench import prepare_data
-from ftcluster.training.session import plan as plan_of
-from ftcluster.training.worker import Job, Outcome
+from ftcluster.training.worker import Outcome
 
-RETRIES = 2  # of a stretch whose host was lost
 _TICK = 0.25  # seconds between looks at running trials
 _PATIENCE = 60.0  # seconds running trials have to save when everything is put away
 _AHEAD = 60.0  # seconds that trials behind it may run ahead of one that does not fit yet
 _LEDGER = ""
 _HOPELESS = 3  # trials that fail for one reason before any has reported: the others would, too
 _MOST = 1024  # trials that hosts are made ready for before they are proposed
-
-
-@dataclass
-class _Stretch:
-    """A trial on a host, from its checkpoint to the next rung."""
-
-    trial: RunRow
-    rung: int
-    until: int
-    host: Host
-    job: Any
-    waited: float  # seconds
-    started: float  # seconds since 1970
+_SHARE = 0.2  # of its time for decisions, of which each costs more the more trials there are
 
 
 @dataclass
@@ -82,13 +69,12 @@ class Driver:
     folder: Path
     tags: Mapping[str, str]
     view: View
+    sharing: Sharing | None = None  # with other sweeps on the same cluster
     clock: Callable[[], float] = time.monotonic
     stopping: Callable[[], bool] = lambda: False
-    _running: list[_Stretch] = field(default_factory=list)
-    _lost: Counter[str] = field(default_factory=Counter)  # hosts lost under a trial that was alone there
-    _lost_together: set[Host] = field(default_factory=set)
-    _suspects: set[str] = field(default_factory=set)  # trials whose host was lost under them and others
-    _avoid: dict[str, frozenset[str]] = field(default_factory=dict)  # nodes that a trial's last host was lost on
+    _running: list[Stretch] = field(default_factory=list)
+    _reports: list[tuple[TrialReport, int]] = field(default_factory=list)  # that are still to be written down
+    _losses: Losses = field(default_factory=Losses)
     _told: set[str] = field(default_factory=set)  # trials that people know a host did not take in
     _changed: bool = True  # something ended or was proposed since the last decision
     _exhausted: bool = False
@@ -100,14 +86,17 @@ class Driver:
     _promoted: dict[int, int] = field(default_factory=dict)  # trial number -> rung it may train to
     _shapes: dict[str, Shape] = field(default_factory=dict)  # of trials, by name
     _since: dict[str, float] = field(default_factory=dict)  # when trials that wait for a host began to
-    _prepared: dict[str, PreparedData] = field(default_factory=dict)
     _failed: dict[str, str] = field(default_factory=dict)  # trials whose end is still to be written down, and why
     _facts: Facts = field(init=False)
     _board: Board = field(init=False)
     _patience: Patience = field(init=False)
     _stranded: Stranded = field(init=False)
+    _launcher: Launcher = field(init=False)
     _timeline: Recorder = field(init=False)
     _spending: Spending = field(init=False)
+    _watch: Watch = field(init=False)
+    _chores: Pace = field(init=False)
+    _decisions: Pace = field(init=False)
 
     def run(self) -> str:
         """Returns when every trial has ended, or everything running was saved after ``stopping``.
@@ -121,25 +110,25 @@ class Driver:
         wanted, note = self.plan.base.cluster, self.view.note
         self._facts = Facts(self.ledger, self.plan.name, self.plan.spec.metric)
         before = sum(trial.step for trial in self._facts.trials)
-        self._board = Board(self.plan, self.view, self.clock, before, self.clock())
+        self._launcher = Launcher(self._facts, self.tags)
+        self._board = Board(self.plan, self.view, self.clock, before, self.clock(), self._launcher.totals)
         self._patience = Patience(wanted.storage_patience, note, self.clock)
         self._stranded = Stranded(note, self.clock)
         self._timeline = Recorder(self.folder)
         self._spending = Spending(self.ledger, self.plan.name, note, self.clock)
         self.hosts.tell = note
-        watch = Watch(self.cluster, self.hosts, wanted.hang_after, note, self.clock)
+        self._watch = Watch(self.cluster, self.hosts, wanted.hang_after, note, self.clock)
+        self._chores, self._decisions = Pace(self.clock, every=_TICK), Pace(self.clock, share=_SHARE)
         while not self.stopping() and not self._broken and not self._enough:
             try:
-                self._heed()
-                for name, reason in tuple(self._failed.items()):
-                    self._fail(self._facts.get(name), reason)
+                if self._chores.due:
+                    with self._chores.doing():
+                        self._look_around()
                 self._decide()
                 self._start()
-                self._show()
                 if self._over():
                     break
                 self._collect()
-                watch.look({stretch.host: stretch.trial.folder for stretch in self._running})
                 self._patience.worked(_LEDGER)
             except StoreError as error:  # of the ledger, or of a trial's records; nothing is written by halves
                 self._storage_fails(_LEDGER, error)
@@ -150,13 +139,25 @@ class Driver:
             raise self._broken
         return self._enough
 
+    def _look_around(self) -> None:
+        """What has to be seen to now and then."""
+        self._heed()
+        if self.sharing:
+            paused = self._control.sweep.state == PAUSE
+            self.sharing.look(0 if paused else len(self._running) + len(self._due()) + self._more())
+        for name, reason in tuple(self._failed.items()):
+            self._fail(self._facts.get(name), reason)
+        self._watch.look({stretch.host: stretch.trial.folder for stretch in self._running})
+        self._show()
+
     def _show(self) -> None:
         running = {stretch.trial.name: (stretch.host, stretch.until) for stretch in self._running}
         self._board.show(self._facts.trials, running)
 
     def _over(self) -> bool:
         """Nothing runs, and nothing is left that could."""
-        return not self._running and not self._failed and not self._open() and not self._more()
+        left = self._running or self._failed or self._reports or self._changed
+        return not left and not self._open() and not self._more()
 
     def _more(self) -> int:
         """Trials that are still to be proposed."""
@@ -203,23 +204,21 @@ class Driver:
 
     def _decide(self) -> None:
         """Write down what is certain by now; idempotent."""
-        if not self._changed:
+        if not self._changed or not self._decisions.due:
             return
-        trials = self._facts.trials
-        # A pruned one that a longer sweep would have kept has nothing left to go on from.
-        gone = (RunState.FAILED, RunState.KILLED, RunState.PRUNED)
-        failed = {t.number for t in trials if t.state in gone}
-        count = len(trials) if self._exhausted else self.plan.trials
-        verdict = judge(self.plan.spec, count, self.plan.rungs, self._facts.values, failed)
-        fork_all(self._facts, self.plan, verdict.forks)
-        self._promoted = dict(verdict.promote)
-        away = {stretch.trial.name for stretch in self._running}
-        for trial in trials:
-            if trial.state.ended or trial.name in away:
-                continue
-            if ended := verdict.end_of(trial):
-                end(self._facts, trial, *ended)
-        self._changed = False
+        with self._decisions.doing():
+            trials = self._facts.trials
+            # A pruned one that a longer sweep would have kept has nothing left to go on from.
+            gone = (RunState.FAILED, RunState.KILLED, RunState.PRUNED)
+            failed = {t.number for t in trials if t.state in gone}
+            count = len(trials) if self._exhausted else self.plan.trials
+            verdict = judge(self.plan.spec, count, self.plan.rungs, self._facts.values, failed)
+            fork_all(self._facts, self.plan, verdict.forks)
+            self._promoted = dict(verdict.promote)
+            away = {stretch.trial.name for stretch in self._running}
+            here = [trial for trial in self._facts.open if trial.name not in away]
+            end_all(self._facts, [(trial, *ended) for trial in here if (ended := verdict.end_of(trial))])
+            self._changed = False
 
     def _fail(self, trial: RunRow, reason: str) -> None:
         """End a trial for good; as soon as this can be written down, whatever was lost with it."""
@@ -239,34 +238,50 @@ class Driver:
         if self._patience.resting or self._control.sweep.state == PAUSE:
             return
         due = self._due()
-        while self._start_next(due):
-            pass
+        placed, blocked = self._placed(due)
+        while not blocked and (new := self._proposed(due)):
+            due += new
+            more, blocked = self._placed(due)
+            placed += more
+        self._launch(placed)
         wishes = [self._wish(trial) for trial in due]
-        more = [self.shapes[i % len(self.shapes)] for i in range(min(self._more(), _MOST))]
-        self.hosts.arrange(wishes, more)
-        self._look_for_nodes(wishes or [Wish(shape) for shape in more])
+        coming = [self.shapes[i % len(self.shapes)] for i in range(min(self._more(), _MOST))]
+        self.hosts.arrange(wishes, coming)
+        self._look_for_nodes(wishes or [Wish(shape) for shape in coming])
 
-    def _start_next(self, due: list[RunRow]) -> bool:
-        """Put one more of the trials that may run on a host, or propose one; False when neither can be now."""
-        for trial in due:
-            if host := self.hosts.take(self._wish(trial)):
+    def _placed(self, due: list[RunRow]) -> tuple[list[tuple[RunRow, Host]], bool]:
+        """Find hosts for the trials that may run; whether one has waited so long that the next place is for it."""
+        placed, full = list[tuple[RunRow, Host]](), set[Wish]()
+        for trial in tuple(due):
+            wish = self._wish(trial)
+            if wish not in full and (host := self.hosts.take(wish)):
                 due.remove(trial)
-                self._launch(trial, len(self._facts.values.get(trial.number, ())), host)
-                return True
+                placed.append((trial, host))
+                continue
+            full.add(wish)
             if self.clock() - self._since.setdefault(trial.name, self.clock()) > _AHEAD:
-                return False  # the places that come free are for this one
-        # A suspect waits for a host of its own, which new trials would keep taken.
-        crowded = len(due) >= max(1, len(self.hosts.hosts)) or any(trial.name in self._suspects for trial in due)
-        if self._more() and self.hosts.idle and not crowded:
-            self._propose()
-            due[:] = self._due() if self._exhausted else [*due, *self._new()]
-            return True
-        return False
+                return placed, True
+        return placed, False
 
-    def _new(self) -> list[RunRow]:
-        """The trial that was proposed last, if it may run."""
-        trial = self._facts.trials[-1]
-        return [] if trial.state.ended or trial.name in self._failed or self._held(trial.name) else [trial]
+    def _proposed(self, due: Sequence[RunRow]) -> list[RunRow]:
+        """Trials that are new in the ledger and may run, as many as there are places for."""
+        # A suspect waits for a host of its own, which new trials would keep taken.
+        if any(self._losses.suspects(trial.name) for trial in due):
+            return []
+        count = min(self._more(), self.hosts.free, max(1, len(self.hosts.hosts)) - len(due))
+        new = list[RunRow]()
+        while count > 0 and not new:
+            found = next_trials(self.plan, self.folder, self._facts.trials, self._facts.values, count)
+            self._facts.add([trial for trial, _ in found])
+            for trial, problem in found:
+                if problem:  # a point that is no config
+                    self._fail(self._facts.get(trial.name), problem)
+                else:
+                    new.append(self._facts.get(trial.name))
+            if len(found) < count:
+                self._exhausted = self._changed = True  # fewer than planned: promotions may be possible now
+            count = min(self._more(), count)
+        return [trial for trial in new if not self._held(trial.name)]
 
     def _due(self) -> list[RunRow]:
         """Trials that may run now and do not, most urgent first."""
@@ -277,17 +292,18 @@ class Driver:
 
         A trial may train to its first rung; to a later one only if it was promoted there.
         """
-        away = {stretch.trial.name for stretch in self._running} | self._failed.keys()
-        waiting = [trial for trial in self._facts.trials if not trial.state.ended and trial.name not in away]
+        told = {report.name for report, _ in self._reports}
+        away = {stretch.trial.name for stretch in self._running} | self._failed.keys() | told
+        waiting = [trial for trial in self._facts.open if trial.name not in away]
         reached = {trial.number: len(self._facts.values.get(trial.number, ())) for trial in waiting}
         may = [t for t in waiting if reached[t.number] in (0, self._promoted.get(t.number))]
         return sorted(may, key=lambda trial: (-reached[trial.number], trial.number))
 
     def _wish(self, trial: RunRow) -> Wish:
         if trial.name not in self._shapes:
-            self._shapes[trial.name] = self.shape(from_dict(trial.config))
-        avoid = self._avoid.get(trial.name, frozenset())
-        return Wish(self._shapes[trial.name], avoid, alone=trial.name in self._suspects)
+            self._shapes[trial.name] = self.shape(self._launcher.config(trial))
+        name = trial.name
+        return Wish(self._shapes[name], self._losses.avoids(name), alone=self._losses.suspects(name))
 
     def _look_for_nodes(self, wishes: Sequence[Wish]) -> None:
         """Without any node that could take a trial, wait for one to join; not for ever."""
@@ -299,66 +315,43 @@ class Driver:
                 remedy="add nodes or mend GPUs (`ftcluster cluster status` tells of them)",
             )
 
-    def _propose(self) -> None:
-        """Take one more trial into the ledger; a point that is no config ends as a failed one."""
-        if (found := next_trial(self.plan, self.folder, self._facts.trials, self._facts.values)) is None:
-            self._exhausted = self._changed = True
-            self._decide()  # fewer trials than planned: promotions may be possible now
-            return
-        trial, problem = found
-        self._facts.add(trial)
-        if problem:
-            self._fail(trial, problem)
-
-    def _launch(self, trial: RunRow, rung: int, host: Host) -> None:
+    def _launch(self, placed: Sequence[tuple[RunRow, Host]]) -> None:
         try:
-            config, prepared, total = self._opened(trial)
-            until = self.plan.until(rung, total)
-            tags = {**self.tags, "ftcluster.sweep": self.plan.name, "ftcluster.identity": trial.identity}
-            self._facts.set_state(trial.name, RunState.RUNNING)
-        except FtclusterError as error:
+            started, problems = self._launcher.launch(self.plan, placed)
+        except StoreError:
+            for _, host in placed:
+                self.hosts.give_back(host)
+            raise
+        for stretch in started:
+            stretch.waited = self.clock() - self._since.pop(stretch.trial.name, self.clock())
+            self._timeline.begin(stretch.host)
+            self._running.append(stretch)
+        for trial, host, reason in problems:
             self.hosts.give_back(host)
-            if isinstance(error, StoreError):
-                raise
-            self._fail(trial, str(error))
-            return
-        job = host.submit(Job(to_dict(config), trial.folder, prepared, until, tags))
-        self._timeline.begin(host)
-        waited = self.clock() - self._since.pop(trial.name, self.clock())
-        self._running.append(_Stretch(trial, rung, until, host, job, waited, time.time()))
-
-    def _opened(self, trial: RunRow) -> tuple[RunConfig, str, int]:
-        """A trial's config, prepared data and length; trials of the same data share what was prepared."""
-        config = from_dict(trial.config)
-        key = repr((config.model, config.data, config.objective))
-        if key not in self._prepared:
-            self._prepared[key] = prepare_data(config)
-        data = self._prepared[key]
-        total = self._board.totals[trial.name] = plan_of(config, data).total
-        return config, str(data.folder), total
+            self._failed[trial.name] = reason
+        for trial, _, reason in problems:
+            self._fail(trial, reason)
 
     # Finishing ---------------------------------------------------------------------------------------------------
 
     def _collect(self) -> None:
-        ended = self.hosts.wait([s.job for s in self._running], _TICK)
+        ended = set(self.hosts.wait([s.job for s in self._running], _TICK))
         for stretch in [s for s in self._running if s.job in ended]:
             self._running.remove(stretch)
-            self._changed = True
             how = self._take_back(stretch)
             self._timeline.end(stretch.trial.name, stretch.rung, stretch.host, stretch.waited, stretch.started, how)
+        if self._reports:
+            self._facts.record(self._reports)
+            self._reports, self._changed = [], True
 
-    def _take_back(self, stretch: _Stretch) -> str:
+    def _take_back(self, stretch: Stretch) -> str:
         """See to a stretch that is over; how it ended, in a word."""
         try:
             outcome: Outcome = self.cluster.result(stretch.job)
             if isinstance(outcome.error, RankLost):  # its host is of no use any more
                 raise HostLostError(outcome.error.message)
         except HostLostError as error:
-            if any(other.host is stretch.host for other in self._running):
-                self._lost_together.add(stretch.host)
-            shared = stretch.host in self._lost_together  # also for the last one to tell of it
-            self._avoid[stretch.trial.name] = self.hosts.lost(stretch.host) or frozenset(stretch.host.nodes)
-            self._retry(stretch, self.hosts.reason(stretch.host) or error.message, shared=shared)
+            self._retry(stretch, self.hosts.reason(stretch.host) or error.message)
             return "lost"
         if outcome.refused:
             self.hosts.refused(stretch.host)
@@ -372,7 +365,7 @@ class Driver:
             self._storage_fails(stretch.trial.name, error)
         return "reported" if outcome.report and not outcome.stopped else "stopped" if outcome.stopped else "failed"
 
-    def _wait(self, stretch: _Stretch, reason: str) -> None:
+    def _wait(self, stretch: Stretch, reason: str) -> None:
         """A host did not take a trial in; it is as it was, and starts when there is room."""
         trial = stretch.trial
         self._facts.set_state(trial.name, trial.state, reason=trial.reason)
@@ -380,7 +373,7 @@ class Driver:
             self._told.add(trial.name)
             self.view.note(f"{trial.name} waits for a host that is less full: {reason}")
 
-    def _settle(self, stretch: _Stretch, outcome: Outcome, moved: str) -> None:
+    def _settle(self, stretch: Stretch, outcome: Outcome, moved: str) -> None:
         """``moved``: why its host let its trials go."""
         trial = self._facts.get(stretch.trial.name)
         for warning in outcome.warnings:
@@ -399,24 +392,21 @@ class Driver:
             if isinstance(report, str):
                 self._fail(trial, report)
             else:
-                self._facts.record(report, stretch.rung)
+                self._reports.append((report, stretch.rung))
 
     def _storage_fails(self, user: str, error: StoreError) -> None:
         if self._patience.failed(user, error):
             self._broken = error
 
-    def _retry(self, stretch: _Stretch, reason: str, *, shared: bool) -> None:
-        """Try again; a trial whose host was lost under several goes on alone, since one of them may be the cause."""
-        trial = self._facts.get(stretch.trial.name)
-        if shared:
-            self._suspects.add(trial.name)
-        else:
-            self._lost[trial.name] += 1
-        if self._lost[trial.name] > RETRIES:
-            self._fail(trial, f"{reason} ({RETRIES + 1} times)")
-        else:
+    def _retry(self, stretch: Stretch, reason: str) -> None:
+        trial, host = self._facts.get(stretch.trial.name), stretch.host
+        nodes = self.hosts.lost(host) or frozenset(host.nodes)
+        shared = any(other.host is host for other in self._running)
+        if self._losses.lost(trial.name, host, nodes, shared=shared):
             self.view.note(f"{trial.name}: {reason}; it goes on from its newest checkpoint on another host")
             self._facts.set_state(trial.name, RunState.INTERRUPTED, reason=reason)
+        else:
+            self._fail(trial, f"{reason} ({RETRIES + 1} times)")
 
     def _set_aside(self, trial: RunRow, reason: str) -> None:
         try:

@@ -6,6 +6,8 @@ So a ledger that says it ended means that everything was recorded, and nothing i
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from ftcluster.ledger.schema import RunRow
 from ftcluster.sweep.facts import Facts
 from ftcluster.sweep.space import override_words
 from ftcluster.tracking.spool import SpoolTracker
+
+_AT_ONCE = 8
 
 
 def cause(name: str, reason: str) -> str:
@@ -28,6 +32,23 @@ def end(facts: Facts, trial: RunRow, state: RunState, reason: str = "") -> None:
     Raises:
         StoreError: a disk is full or gone; the trial is as it was.
     """
+    end_all(facts, [(trial, state, reason)])
+
+
+def end_all(facts: Facts, ends: Sequence[tuple[RunRow, RunState, str]]) -> None:
+    """``end`` for several: of all of them the ledger knows, or of none."""
+    if not ends:
+        return
+    with ThreadPoolExecutor(_AT_ONCE) as threads:  # they wait for the disk, mostly
+        for _ in threads.map(lambda each: _record_end(*each), ends):
+            pass
+    facts.set_states((trial.name, state, reason) for trial, state, reason in ends)
+    for trial, state, _ in ends:
+        if state in (RunState.FINISHED, RunState.PRUNED):
+            shutil.rmtree(RunFolder(Path(trial.folder)).checkpoints, ignore_errors=True)
+
+
+def _record_end(trial: RunRow, state: RunState, reason: str) -> None:
     folder = RunFolder(Path(trial.folder))
     with closing(SpoolTracker(folder.path)) as tracker:
         if folder.adapter.is_dir():
@@ -37,9 +58,6 @@ def end(facts: Facts, trial: RunRow, state: RunState, reason: str = "") -> None:
         tracker.tags({"ftcluster.overrides": " ".join(override_words(trial.overrides))})
         tracker.state(state, reason)
         tracker.flush()
-    facts.set_state(trial.name, state, reason=reason)
-    if state in (RunState.FINISHED, RunState.PRUNED):
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
 
 
 def interrupt(facts: Facts, trial: RunRow, reason: str) -> None:

@@ -7,6 +7,7 @@ times a second would be most of its work.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ftcluster.contracts.trial import RunState, TrialReport
@@ -15,11 +16,16 @@ from ftcluster.ledger.store import Ledger
 
 
 class Facts:
-    """The trials of one sweep. Every method that changes them writes to the ledger first, and raises what it raises."""
+    """The trials of one sweep. Every method that changes them writes to the ledger first, and raises what it raises.
+
+    What is handed over together is written together, or not at all.
+    """
 
     def __init__(self, ledger: Ledger, sweep: str, metric: str) -> None:
         self.ledger, self.sweep, self._metric = ledger, sweep, metric
-        self._trials = {trial.name: trial for trial in ledger.runs(parent=sweep)}
+        self._trials: dict[str, RunRow] = {}
+        self._open: dict[str, RunRow] = {}
+        self._keep(ledger.runs(parent=sweep))
         self.values: dict[int, dict[int, float]] = {}  # trial number -> rung -> metric
         for report in ledger.reports(sweep):
             self._remember(report.number, report.rung, report.metrics.get(metric, math.nan))
@@ -29,6 +35,11 @@ class Facts:
         """By number."""
         return list(self._trials.values())
 
+    @property
+    def open(self) -> list[RunRow]:
+        """Those that have not ended, by number."""
+        return list(self._open.values())
+
     def __len__(self) -> int:
         return len(self._trials)
 
@@ -36,19 +47,32 @@ class Facts:
         """A trial."""
         return self._trials[name]
 
-    def add(self, trial: RunRow) -> None:
-        """One more, with the next number."""
-        self._trials[trial.name] = self.ledger.add(trial)
+    def add(self, trials: Sequence[RunRow]) -> None:
+        """More trials, with the next numbers."""
+        self._keep(self.ledger.add_all(trials))
 
     def set_state(self, name: str, state: RunState, *, reason: str = "", **changes: Any) -> None:
         """As the ledger's."""
-        self._trials[name] = self.ledger.set_state(name, state, reason=reason, **changes)
+        self._keep([self.ledger.set_state(name, state, reason=reason, **changes)])
 
-    def record(self, report: TrialReport, rung: int) -> None:
-        """What a trial said at a rung, and that it waits there."""
-        trial = self._trials[report.name]
-        self._trials[report.name] = self.ledger.pause(report, rung)
-        self._remember(trial.number, rung, report.metrics.get(self._metric, math.nan))
+    def set_states(self, states: Iterable[tuple[str, RunState, str]]) -> None:
+        """The state of each trial, by its name, and the reason."""
+        self._keep(self.ledger.set_states(list(states)))
+
+    def record(self, reports: Sequence[tuple[TrialReport, int]]) -> None:
+        """What trials said at a rung, and that they wait there."""
+        rows = self.ledger.pause_all(reports)
+        self._keep(rows)
+        for row, (report, rung) in zip(rows, reports, strict=True):
+            self._remember(row.number, rung, report.metrics.get(self._metric, math.nan))
+
+    def _keep(self, rows: Iterable[RunRow]) -> None:
+        for row in rows:
+            self._trials[row.name] = row
+            if row.state.ended:
+                self._open.pop(row.name, None)
+            else:
+                self._open[row.name] = row
 
     def _remember(self, number: int, rung: int, value: float) -> None:
         self.values.setdefault(number, {})[rung] = value

@@ -12,6 +12,7 @@ A host that has not come up is never given a trial. Owns no trials.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from ftcluster.cluster.placement import NodeRoom, Resources, left_over, place, t
 from ftcluster.cluster.ray_cluster import Cluster
 
 _IDLE = 60.0  # seconds until a host that nobody wants is let go
+_ROUNDING = 1e-6
 _FAILURES = 3  # of hosts that start, one after another, before the next one is an error
 
 
@@ -66,11 +68,15 @@ class _Entry:
     def idle(self) -> bool:
         return self.up and not self.taken and not self.leaving
 
+    @property
+    def open(self) -> bool:
+        """Whether it takes trials in, as long as there are places."""
+        return self.up and not self.leaving and not self.shut
+
     def suits(self, wish: Wish) -> bool:
         """Whether a trial could start here now."""
         free = not self.taken if wish.alone else self.taken < self.shape.places
-        closed = self.shut or self.leaving or not self.up
-        return self.shape == wish.shape and free and not closed and wish.avoid.isdisjoint(self.nodes)
+        return free and self.open and self.shape == wish.shape and wish.avoid.isdisjoint(self.nodes)
 
 
 class HostPool:
@@ -80,6 +86,7 @@ class HostPool:
         """For at most ``most`` trials at a time; ``factory`` gives what makes a worker for each rank of a host."""
         self._cluster, self._factory, self._most = cluster, factory, most
         self.tell: Callable[[str], None] = lambda _: None  # what people should know
+        self.limit = math.inf  # GPUs, or CPUs where hosts have none, beyond which no more hosts are started
         self._entries: dict[Host, _Entry] = {}
         self._starting: dict[Any, Host] = {}
         self._failures = 0
@@ -96,14 +103,25 @@ class HostPool:
     # Places ------------------------------------------------------------------------------------------------------
 
     @property
-    def idle(self) -> bool:
-        """Whether some host has a place."""
-        return self._running < self._most and any(entry.suits(Wish(entry.shape)) for entry in self._entries.values())
+    def free(self) -> int:
+        """Places that hosts have."""
+        places = sum(entry.shape.places - entry.taken for entry in self._entries.values() if entry.open)
+        return max(0, min(self._most - self._running, places))
 
     @property
     def hosts(self) -> list[Host]:
         """All that trials may be on."""
         return [entry.host for entry in self._entries.values() if entry.up and not entry.kept]
+
+    @property
+    def held(self) -> float:
+        """GPUs, or CPUs where hosts have none, of all hosts that have found a place."""
+        return sum(entry.shape.resources.amount for entry in self._entries.values() if entry.host.nodes)
+
+    @property
+    def _reserved(self) -> float:
+        """Likewise of all that do not end soon, also of those that wait for a place."""
+        return sum(entry.shape.resources.amount for entry in self._entries.values() if not entry.leaving)
 
     @property
     def _running(self) -> int:
@@ -147,15 +165,21 @@ class HostPool:
         coming = Counter(entry.shape for entry in self._entries.values() if not entry.up)
         still = self._most - self._running - coming.total()  # hosts that could be of use
         urgent = [(self._possible(wish), True) for wish in wishes]
+        served: dict[Wish, bool] = {}
         full: set[tuple[Wish, bool]] = set()
         for wish, release in [*urgent, *((Wish(shape), False) for shape in more)][: self._most]:
-            if any(entry.suits(wish) for entry in self._entries.values()):
+            if still <= 0 and not coming.total():
+                break  # nothing more can be of use; there may be thousands
+            if wish not in served:
+                served[wish] = any(entry.suits(wish) for entry in self._entries.values())
+            if served[wish]:
                 continue
             if coming[wish.shape] > 0:
                 coming[wish.shape] -= 1
             elif still > 0 and (wish, release) not in full:
                 if self._make_room(wish, release=release):
                     still -= 1
+                    served.clear()  # idle ones may have ended
                 else:
                     full.add((wish, release))
         self._let_go({wish.shape for wish in wishes})
@@ -213,6 +237,20 @@ class HostPool:
             self._end(entry)
         return True
 
+    @property
+    def too_many(self) -> bool:
+        """Whether hosts reserve more than the limit, those apart that end with their trials."""
+        return self._reserved > self.limit + _ROUNDING
+
+    def shrink(self) -> list[Host]:
+        """Come back to the limit: hosts that nobody uses end now, others with their trials; the latter are returned."""
+        used = []
+        for entry in sorted(self._entries.values(), key=lambda entry: (entry.up, entry.taken)):
+            if self.too_many and not entry.leaving:
+                used += [entry.host] if entry.taken else []
+                self.retire(entry.host)
+        return used
+
     def _possible(self, wish: Wish) -> Wish:
         """The wish without nodes to avoid, where the others could never do."""
         if not wish.avoid:
@@ -224,6 +262,8 @@ class HostPool:
     def _make_room(self, wish: Wish, *, release: bool) -> bool:
         """Start a host if there is room, or would be without idle ones."""
         resources = wish.shape.resources
+        if not self._allowed(resources, release=release):
+            return False
         nodes = without(self._cluster.suitable(resources), wish.avoid)
         entries = list(self._entries.values())
         if not (found := self._place(self._left(nodes, entries), resources, nodes)):
@@ -242,6 +282,18 @@ class HostPool:
             for entry in going:
                 self._end(entry)
         self._start(wish, found)
+        return True
+
+    def _allowed(self, resources: Resources, *, release: bool) -> bool:
+        """Whether the limit allows one more host, without idle ones if need be."""
+        over = self._reserved + resources.amount - self.limit - _ROUNDING
+        idle = sorted((e for e in self._entries.values() if e.idle and release), key=lambda entry: entry.idle_since)
+        if over > sum(entry.shape.resources.amount for entry in idle):
+            return False
+        for entry in idle:
+            if over > 0:
+                over -= entry.shape.resources.amount
+                self._end(entry)
         return True
 
     def _left(self, nodes: list[NodeRoom], entries: Sequence[_Entry]) -> list[NodeRoom]:

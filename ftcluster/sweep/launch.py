@@ -23,13 +23,14 @@ from ftcluster.ledger.ranking import best_trial
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.sweep.bundles import swept_keys
-from ftcluster.sweep.control import control, specification
+from ftcluster.sweep.control import control, specification, unfinished
 from ftcluster.sweep.driver import Driver
 from ftcluster.sweep.ending import end as end_trial
 from ftcluster.sweep.facts import Facts
 from ftcluster.sweep.observation import Observation
 from ftcluster.sweep.opening import Opening
-from ftcluster.sweep.plan import SweepPlan, make_plan
+from ftcluster.sweep.plan import Fitted, SweepPlan, make_plan
+from ftcluster.sweep.prediction import adopt
 from ftcluster.sweep.view import View
 from ftcluster.tracking.projector import Projector
 from ftcluster.tracking.service import ProjectorThread
@@ -52,8 +53,12 @@ class SweepResult:
     undelivered: int  # records MLflow does not have yet
 
 
-def register(plan: SweepPlan, ledger: Ledger) -> RunRow:
-    """Write a new sweep into the ledger; its name gets a number if it is taken."""
+def register(plan: SweepPlan, ledger: Ledger, *, once: bool = False) -> RunRow:
+    """Write a new sweep into the ledger; its name gets a number if it is taken.
+
+    ``once``: unless the same sweep was begun and has not ended, which is returned then; of several launches at the same
+    moment all but one get it.
+    """
     home = resolve_home(plan.base)
     config = {
         "spec": to_dict(plan.spec),
@@ -61,10 +66,15 @@ def register(plan: SweepPlan, ledger: Ledger) -> RunRow:
         "prepared": plan.prepared,
         "rungs": list(plan.rungs),
         "earlier": [asdict(seen) for seen in plan.earlier],
+        "fitted": asdict(plan.fitted),
     }
-    return ledger.add_with_free_name(
-        plan.name, lambda name: RunRow(name=name, kind="sweep", folder=str(home / name), config=config)
+    row = ledger.add_with_free_name(
+        plan.name,
+        lambda name: RunRow(name=name, kind="sweep", folder=str(home / name), config=config),
+        lambda rows: unfinished(rows, plan.spec) if once else None,
     )
+    adopt(home, plan.spec, Path(row.folder))
+    return row
 
 
 def stored_plan(row: RunRow, progress: Callable[[int, int], None] | None = None) -> SweepPlan:
@@ -79,6 +89,7 @@ def stored_plan(row: RunRow, progress: Callable[[int, int], None] | None = None)
         raise UsageError(f"{row.name} is {row.state}; there is nothing to resume", remedy="start a new sweep")
     known = [Observation(**seen) for seen in row.config.get("earlier", ())]
     plan = make_plan(specification(row), from_dict(row.config["base"]), progress=progress, earlier=known)
+    plan = plan.with_fitted(Fitted.read(row.config.get("fitted", {})))
     if plan.prepared != row.config["prepared"]:
         raise UsageError(
             f"the data or the tokenizer of {row.name} changed since it started",
@@ -186,7 +197,10 @@ def _drive(
     with View(console) as view, stop_signals() as stop:  # after Ray, which sets a handler of its own for SIGTERM
         shapes = opening.shapes(plan.space)
         folder = Path(row.folder)
-        driver = Driver(plan, ledger, cluster, hosts, opening.shape, shapes, folder, tags, view, stopping=stop.is_set)
+        sharing = opening.sharing(row.name, shapes[0], view.note)
+        driver = Driver(
+            plan, ledger, cluster, hosts, opening.shape, shapes, folder, tags, view, sharing, stopping=stop.is_set
+        )
         early = driver.run()
         asked = bool(control(ledger.get(row.name)).sweep.state)
         return _verdict(ledger.runs(parent=row.name), plan, early, asked=asked, stopped=stop.is_set())

@@ -9,11 +9,14 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from ftcluster.cluster.notes import Notes
 from ftcluster.cluster.placement import Resources
 from ftcluster.cluster.ray_cluster import Cluster
 from ftcluster.config.environment import ray_address
 from ftcluster.config.schema import RunConfig
+from ftcluster.ledger.process import this_process
 from ftcluster.sweep.hosts import HostPool, Shape
+from ftcluster.sweep.sharing import Sharing
 from ftcluster.sweep.space import Space, levels
 from ftcluster.training.bench import trials_per_host
 from ftcluster.training.host import HostWorker
@@ -79,22 +82,25 @@ class Opening:
             cluster.room(shape.resources)
         return found
 
+    def sharing(self, sweep: str, shape: Shape, tell: Callable[[str], None]) -> Sharing | None:
+        """How a sweep with trials of this shape shares a cluster of others; None: it has one of its own."""
+        wanted = self._base.cluster
+        if not ray_address(wanted.address):
+            return None
+        cluster, hosts = self.get()
+        notes = Notes("sweeps", f"{sweep} ({this_process()})")
+        sharing = Sharing(cluster, hosts, shape, notes, wanted.priority, wanted.yield_after, tell)
+        self._open.callback(sharing.leave)
+        return sharing
+
     def _shape(self, cluster: Cluster, config: RunConfig) -> Shape:
-        wanted = config.cluster
-        resources = cluster.resources(
-            wanted.cpus,
-            wanted.gpus,
-            wanted.ranks,
-            gpu_type=wanted.gpu_type,
-            gpu_memory=round(wanted.gpu_memory_gib * 2**30),
-        )
-        return Shape(resources, trials_per_host(config, self._swept, gpus=resources.gpus > 0))
+        return shape_of(cluster, config, self._swept)
 
     def _opened(self) -> tuple[Cluster, HostPool]:
         wanted = self._base.cluster
         cluster = self._open.enter_context(Cluster(ray_address(wanted.address)))
         most = min(self._trials, wanted.max_trials or self._trials)
-        hosts = self._open.enter_context(HostPool(cluster, _worker, most))
+        hosts = self._open.enter_context(HostPool(cluster, worker, most))
         if "cluster.ranks" not in self._swept:
             shape = self._shape(cluster, self._base)
             cluster.room(shape.resources)
@@ -102,7 +108,20 @@ class Opening:
         return cluster, hosts
 
 
-def _worker(resources: Resources) -> Callable[[], HostWorker]:
+def shape_of(cluster: Cluster, config: RunConfig, swept: Collection[str]) -> Shape:
+    """What a trial of a sweep over the keys ``swept`` needs of a host."""
+    wanted = config.cluster
+    resources = cluster.resources(
+        wanted.cpus,
+        wanted.gpus,
+        wanted.ranks,
+        gpu_type=wanted.gpu_type,
+        gpu_memory=round(wanted.gpu_memory_gib * 2**30),
+    )
+    return Shape(resources, trials_per_host(config, swept, gpus=resources.gpus > 0))
+
+
+def worker(resources: Resources) -> Callable[[], HostWorker]:
     """What makes the worker of a host's rank."""
     threads, gpus = max(1, int(resources.cpus)), resources.gpus > 0
     return lambda: HostWorker(threads, gpus=gpus)

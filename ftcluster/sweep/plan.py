@@ -6,28 +6,50 @@ Owns turning a sweep's spec into numbers and a point into a checked config. Does
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ftcluster.config.checks import check
 from ftcluster.config.compose import override
+from ftcluster.config.expression import Expression
 from ftcluster.config.schema import RunConfig, SweepConfig
 from ftcluster.data.prepared.report import Report
 from ftcluster.errors import ConfigError
-from ftcluster.sweep.brackets import brackets
-from ftcluster.sweep.bundles import named_point
+from ftcluster.sweep.bundles import flat, named_point
 from ftcluster.sweep.comparable import check_comparable
 from ftcluster.sweep.earlier import earlier as look_back
 from ftcluster.sweep.halving import rungs
 from ftcluster.sweep.observation import Observation
 from ftcluster.sweep.space import Space, levels, size
 from ftcluster.sweep.specification import read_space
+from ftcluster.sweep.survivors import reaching
 from ftcluster.training.bench import check_targets, prepare_data
 from ftcluster.training.session import Plan, plan
 from ftcluster.units import Duration
 
 MOST_RUNGS = 1000
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was found too large for its GPUs when the sweep began, as expressions over config keys."""
+
+    cut: tuple[str, ...] = ()  # what every trial must keep
+    adapted: tuple[tuple[str, tuple[str, ...]], ...] = ()  # trials of which an expression holds -> words for them
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> Fitted:
+        """As the ledger has it."""
+        adapted = tuple((condition, tuple(words)) for condition, words in stored.get("adapted", ()))
+        return cls(tuple(stored.get("cut", ())), adapted)
+
+    def words(self, config: RunConfig) -> tuple[str, ...]:
+        """What makes a trial fit; nothing where it does."""
+        if not self.adapted:
+            return ()
+        values = flat(config)
+        return next((words for condition, words in self.adapted if Expression(condition).holds(values)), ())
 
 
 @dataclass(frozen=True)
@@ -44,10 +66,16 @@ class SweepPlan:
     prepared: str  # hash of the base config's prepared data
     report: Report  # what became of its rows
     earlier: tuple[Observation, ...] = ()  # what sweeps before it know about its points
+    fitted: Fitted = Fitted()
 
     @property
     def eta(self) -> int:
         return self.spec.pruner.eta
+
+    def with_fitted(self, fitted: Fitted) -> SweepPlan:
+        """The plan without trials that are too large."""
+        space = replace(self.space, constraints=(*self.space.constraints, *map(Expression, fitted.cut)))
+        return replace(self, space=space, trials=count_trials(self.spec, space), fitted=fitted)
 
     def respecified(self, spec: SweepConfig) -> SweepPlan:
         """The plan of the same sweep after it was extended."""
@@ -67,28 +95,16 @@ class SweepPlan:
             ConfigError: the values do not fit each other.
         """
         config = override(replace(self.base, name=self.trial_name(number)), words)
+        config = override(config, self.fitted.words(config))
         check(config)
         return config
 
     @property
     def steps_at_most(self) -> int:
         """Optimizer steps of all trials together if every rung keeps its share."""
-        name, repeats = self.spec.pruner.name, self.spec.repeats
-        points = -(-self.trials // repeats)
-        if name == "halving":
-            return repeats * self._halved(points, 0)
-        if name == "hyperband":
-            sizes = Counter(brackets(points, len(self.rungs), self.eta))
-            return repeats * sum(self._halved(size, first) for first, size in sizes.items())
-        return self.trials * self.rungs[-1]
-
-    def _halved(self, count: int, first: int) -> int:
-        """Steps of trials that are judged from a rung on."""
-        total, done = 0, 0
-        for rung in self.rungs[first:]:
-            total += count * (rung - done)
-            done, count = rung, max(1, count // self.eta)
-        return total
+        reached = reaching(self.spec, self.trials, len(self.rungs))
+        steps = (rung - before for rung, before in zip(self.rungs, (0, *self.rungs[:-1]), strict=True))
+        return sum(count * each for count, each in zip(reached, steps, strict=True))
 
 
 def make_plan(

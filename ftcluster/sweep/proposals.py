@@ -26,6 +26,18 @@ from ftcluster.sweep.space import override_words
 from ftcluster.sweep.study import ESTIMATORS, Observation, propose
 
 
+def next_trials(
+    plan: SweepPlan, folder: Path, trials: Sequence[RunRow], values: Mapping[int, Mapping[int, float]], count: int
+) -> list[tuple[RunRow, str]]:
+    """``next_trial``, this many times or as often as there is one."""
+    found = list[tuple[RunRow, str]]()
+    known = list(trials)
+    while len(found) < count and (new := next_trial(plan, folder, known, values)) is not None:
+        found.append(new)
+        known.append(new[0])
+    return found
+
+
 def next_trial(
     plan: SweepPlan, folder: Path, trials: Sequence[RunRow], values: Mapping[int, Mapping[int, float]]
 ) -> tuple[RunRow, str] | None:

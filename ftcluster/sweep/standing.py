@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+from ftcluster.config.schema import SweepConfig
 from ftcluster.contracts.trial import RunState
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.sweep.bundles import trials_at_most
 from ftcluster.sweep.control import specification
+from ftcluster.sweep.remaining import remaining
+from ftcluster.sweep.spending import spent
+from ftcluster.sweep.timeline import read
 from ftcluster.sweep.view import Overview, TrialLine, in_words, note_of
 from ftcluster.tracking.history import newest
 
@@ -22,10 +28,35 @@ def standing(ledger: Ledger, sweep: RunRow, now: float) -> tuple[list[TrialLine]
     trials = ledger.runs(parent=sweep.name)
     lines = [_line(trial, spec.metric, rungs) for trial in trials]
     ended = sum(trial.state.ended for trial in trials)
+    most = max(trials_at_most(spec), len(trials))
     finish = sweep.ended_at or now
     elapsed = finish - sweep.started_at if sweep.started_at else 0.0
-    left = 0.0 if sweep.state.ended else math.nan
-    return lines, Overview(sweep.name, spec.metric, ended, max(trials_at_most(spec), len(trials)), elapsed, left)
+    left = 0.0
+    if not sweep.state.ended:
+        left = left_of(spec, rungs, most, trials, Path(sweep.folder), now) if rungs else math.nan
+    return lines, Overview(sweep.name, spec.metric, ended, most, elapsed, left, budget_in_words(sweep, elapsed))
+
+
+def left_of(
+    spec: SweepConfig, rungs: Sequence[int], most: int, trials: Sequence[RunRow], folder: Path, now: float
+) -> float:
+    """Seconds that a sweep of at most so many trials will still take, from its timeline."""
+    states = Counter(trial.state for trial in trials)
+    running, failed = states[RunState.RUNNING], states[RunState.FAILED] + states[RunState.KILLED]
+    return remaining(spec, rungs, most, read(folder), now, running=running, failed=failed)
+
+
+def budget_in_words(sweep: RunRow, elapsed: float) -> str:
+    """What was spent of each part of a sweep's budget but trials; nothing where it has no other."""
+    budget, used = specification(sweep).budget, spent(sweep)
+    parts = []
+    if budget.hours:
+        parts.append(f"{elapsed / 3600:.3g} of {budget.hours:g} hours")
+    if budget.gpu_hours:
+        parts.append(f"{used.gpu_hours:.3g} of {budget.gpu_hours:g} GPU-hours")
+    if budget.money:
+        parts.append(f"{used.money:,.2f} of {budget.money:,.2f} in money")
+    return f"spent: {', '.join(parts)}" if parts else ""
 
 
 def _line(trial: RunRow, metric: str, rungs: list[int]) -> TrialLine:

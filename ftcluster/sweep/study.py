@@ -206,6 +206,7 @@ def _rows(space: Space, sampler: str, seed: int) -> Iterator[Sequence[float]]:
         start = 2**exponent
 
 
+@lru_cache(maxsize=8)
 def _draw(sampler: str, seed: int, dimensions: int, exponent: int) -> NDArray[np.float64]:
     """The first ``2**exponent`` rows of the sampler's sequence in the unit cube; a longer draw begins the same."""
     if sampler == "random" or not dimensions:

@@ -36,7 +36,7 @@ _COLOURS = {
 _URGENCY = {
     state: place for place, state in enumerate((RunState.RUNNING, RunState.FAILED, RunState.PAUSED, RunState.FINISHED))
 }
-_AROUND = 4  # lines of a screen that are not trials
+_AROUND = 5  # lines of a screen that are not trials
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class TrialLine:
 
 @dataclass(frozen=True)
 class Overview:
-    """The line above the table."""
+    """The line above the table, and one on its budget where it has any besides trials."""
 
     sweep: str
     metric: str
@@ -66,6 +66,7 @@ class Overview:
     trials: int
     elapsed_s: float
     eta_s: float
+    budget: str = ""
 
 
 def note_of(trial: RunRow) -> str:
@@ -85,6 +86,7 @@ def table(lines: Sequence[TrialLine], overview: Overview) -> Table:
         f"{overview.sweep}: {overview.ended} of {overview.trials} trials ended, "
         f"{format_seconds(overview.elapsed_s)} elapsed, about {format_seconds(overview.eta_s)} left"
     )
+    title += f"\n{overview.budget}" if overview.budget else ""
     made = Table(title=title, title_justify="left", header_style="bold", pad_edge=False, box=None)
     made.add_column("trial", no_wrap=True)
     made.add_column("state", no_wrap=True)

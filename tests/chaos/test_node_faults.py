@@ -1,4 +1,4 @@
-"""Nodes that go, with notice and without, nodes that come late, and a lost head: each trial ends as if undisturbed.
+"""Nodes that go, with notice and without, or come late, a lost head, another sweep: each trial ends as if undisturbed.
 
 Sweeps of the real command on logical nodes of this machine. The oracle is the same sweep in peace.
 """
@@ -182,6 +182,33 @@ def test_a_trial_leaves_a_node_that_was_given_notice_and_no_failure_is_counted(
 def left(home: Path) -> set[str]:
     """Nodes that a trial was stopped on."""
     return {node for span in timeline.read(home / NAME) if span.end == "stopped" for node in span.nodes}
+
+
+def test_a_second_sweep_gets_its_share_of_a_full_cluster_and_the_first_goes_on_as_if_it_had_not_been_there(
+    world: World, nodes: LogicalNodes, twin: Twin, tmp_path: Path
+) -> None:
+    first, second, log, other = tmp_path / "first", tmp_path / "second", tmp_path / "log", tmp_path / "other"
+    node = nodes.add(2)
+    short = [*sweeping(world, "one process", second), "optim.duration=20 steps", "budget.trials=1"]
+    with running(nodes, log, *sweeping(world, "one process", first), "cluster.yield_after=1") as long:
+        wait_for(lambda: len(training(first)) == 2, long, log)
+        status = ["cluster", "status", "--address", nodes.address, "--json"]
+        told = tmp_path / "told"
+        (claim,) = json.loads(finish(start(status, told, variables=settings()), told))["sweeps"]
+        assert claim["sweep"].startswith(f"{NAME} (")
+        assert (claim["kind"], claim["holds"], claim["wants"], claim["priority"]) == ("CPU", 2, 2, 1)
+        with running(nodes, other, *short) as process:
+            finish(process, other)
+        assert long.poll() is None, "the first one was at its end before the second"
+        text = finish(long, log)
+    nodes.dismiss(node)
+    assert "it shares the cluster with small" in text
+    assert "it has the cluster for itself again" in text
+    assert "stopped" in {span.end for span in timeline.read(first / NAME)}
+    assert {span.end for span in timeline.read(second / NAME)} == {"reported"}
+    assert_told_once(second, NAME)
+    assert_undisturbed(first, twin("one process"))
+    assert not hosts_of(first)
 
 
 @pytest.mark.thorough

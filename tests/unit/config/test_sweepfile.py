@@ -118,6 +118,45 @@ def test_a_variant_is_a_key_of_the_space_with_all_its_options_unless_words_choos
     assert (sweep.space, rest) == ({"recipe": "bold"}, ["optim.clip=1"])
 
 
+@pytest.mark.parametrize(
+    ("word", "options"),
+    [
+        (
+            "+recipe={careful: [optim.lr=1e-4, optim.warmup=0.1], bold: optim.lr=1e-3}",
+            {"careful": ["optim.lr=1e-4", "optim.warmup=0.1"], "bold": ["optim.lr=1e-3"]},
+        ),
+        (
+            "+recipe=[[optim.lr=1e-4,'adapter.targets=[q_proj]'],[],optim.lr=1e-3]",
+            {"option-1": ["optim.lr=1e-4", "adapter.targets=[q_proj]"], "option-2": [], "option-3": ["optim.lr=1e-3"]},
+        ),
+    ],
+)
+def test_variants_can_be_added_on_the_command_line(file: Path, word: str, options: dict[str, list[str]]) -> None:
+    sweep, rest = load_sweep(file, [word, "optim.clip=1"])
+    assert (sweep.variants, rest) == ({"recipe": options}, ["optim.clip=1"])
+    assert sweep.space["recipe"] == list(options)
+    assert "optim.lr" in sweep.space
+
+
+def test_variants_on_the_command_line_add_to_those_of_the_file_and_may_be_chosen_from(tmp_path: Path) -> None:
+    path = write(tmp_path, VARIANTS)
+    sweep, _ = load_sweep(path, ["+recipe={late: [optim.warmup=0.5]}", "recipe=late,bold"])
+    assert sweep.variants["recipe"]["late"] == ["optim.warmup=0.5"]
+    assert (list(sweep.variants["recipe"]), sweep.space) == (["careful", "bold", "late"], {"recipe": "late,bold"})
+
+
+@pytest.mark.parametrize("value", ["3", "[]", "[1,2]", "{a: {b: c}}", "[[optim.lr=1],[2]]", "1,2"])
+def test_what_is_no_list_of_overrides_is_refused_with_an_example(file: Path, value: str) -> None:
+    assert (
+        f"+recipe={value}: variants are lists of overrides that belong together; write for example "
+        "'+recipe=[[optim.lr=1e-4,optim.warmup=0.1],[optim.lr=3e-3]]'."
+    ) in [problem.replace('"', "") for problem in refused(file, f"+recipe={value}")]
+
+
+def test_a_key_of_the_config_is_no_name_for_variants(file: Path) -> None:
+    assert "variants.seed must be a plain word of your own" in refused(file, "+seed=[[optim.lr=1]]")[0]
+
+
 def test_names_of_variants_are_plain_words_of_ones_own(tmp_path: Path) -> None:
     path = write(
         tmp_path, "variants:\n  adapter: {a: [seed=1]}\n  empty: {}\n  mine: {1e-4: [seed=1]}\nspace: {seed: 3}\n"

@@ -124,6 +124,22 @@ def test_a_url_names_the_database_and_its_password_is_never_shown():
     assert place(url) == "postgresql+psycopg://me:***@host/runs"
 
 
+def test_a_home_can_name_a_database_elsewhere(home, tmp_path):
+    home.mkdir()
+    (home / "ledger.url").write_text(f"sqlite:///{tmp_path}/elsewhere.db\n")
+    with Ledger.open(home) as ledger:
+        assert ledger.place == f"{tmp_path}/elsewhere.db"
+    assert not (home / "ledger.db").exists()
+    (home / "ledger.db").touch()
+    with pytest.raises(StoreError, match="there are two ledgers"):
+        Ledger.open(home)
+    (home / "ledger.db").unlink()
+    (home / "ledger.url").write_text("mysql://me:secret@db/x")
+    with pytest.raises(StoreError, match=r"cannot be kept in mysql://") as told:
+        Ledger.open(home)
+    assert "secret" not in str(told.value)
+
+
 @pytest.mark.parametrize("kind", ["mysql", "postgresql+no_such_driver", "nonsense"])
 def test_a_database_of_another_kind_is_refused_without_repeating_its_password(kind):
     said = rf"home: a ledger cannot be kept in {re.escape(kind)}://\n  -> use a folder, or postgresql\+psycopg://"

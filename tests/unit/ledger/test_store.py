@@ -1,6 +1,8 @@
 """The ledger: names, states, owners and reports."""
 
+import itertools
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +17,11 @@ from ftcluster.ledger.process import Owner, is_alive, this_process
 from ftcluster.ledger.store import Ledger
 
 ELSEWHERE = Owner("elsewhere", 7, 1.0, "boot")
+
+
+@pytest.fixture
+def home(either):
+    return either
 
 
 @pytest.fixture
@@ -49,7 +56,7 @@ def test_what_is_added_is_read_back_equal_by_another_ledger_on_the_same_file(led
 
 def test_a_taken_name_is_refused_with_a_free_one(ledger, row):
     ledger.add(row("run"))
-    with pytest.raises(UsageError, match=r'ledger\.db: there is a run "run" already\n  -> try name=run-2'):
+    with pytest.raises(UsageError, match=r': there is a run "run" already\n  -> try name=run-2'):
         ledger.add(row("run"))
 
 
@@ -84,6 +91,22 @@ def test_threads_that_want_the_same_name_get_different_ones(ledger, row):
     with ThreadPoolExecutor(8) as threads:
         names = list(threads.map(lambda _: ledger.add_with_free_name("run", row).name, range(24)))
     assert len(set(names)) == 24
+
+
+def test_of_threads_that_want_the_same_run_one_adds_it_and_the_others_find_it(ledger, row):
+    ledger.add(row("other", "sweep"))
+
+    def same(rows):
+        assert all(each.kind == "train" for each in rows)
+        return next((each for each in rows if each.identity == "ab12"), None)
+
+    def add(_):
+        return ledger.add_with_free_name("run", lambda name: row(name, identity="ab12"), same)
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(add, range(24)))
+    assert {each.name for each in found} == {"run"}
+    assert [each.name for each in ledger.runs("train")] == ["run"]
 
 
 def test_a_trial_needs_a_sweep_that_exists_and_a_number_of_its_own(sweep, row):
@@ -216,7 +239,8 @@ def test_a_failed_run_can_be_reopened_and_no_other(ledger, row):
     ],
 )
 def test_an_unknown_run_is_told_with_the_place_of_the_ledger(ledger, act):
-    with pytest.raises(StoreError, match=r'ledger\.db: there is no run "lost"\n  -> `ftcluster runs` lists'):
+    told = f'{ledger.place}: there is no run "lost"\n  -> `ftcluster runs` lists'
+    with pytest.raises(StoreError, match=re.escape(told)):
         act(ledger)
 
 
@@ -306,6 +330,27 @@ def test_reaping_interrupts_what_a_killed_driver_left_running_and_nothing_else(s
     assert sweep.reap(is_alive) == []
 
 
+def test_a_clock_that_goes_backwards_changes_no_order_and_takes_no_lease(home, row):
+    hours = itertools.count(100, -1)
+    with Ledger.open(home, clock=lambda: 3600.0 * next(hours)) as ledger:
+        ledger.add(row("json", "sweep"))
+        ledger.claim("json", ELSEWHERE, is_alive)
+        for number in range(3):
+            ledger.add(row(f"json-{number}", "trial", parent="json", number=number))
+            ledger.set_state(f"json-{number}", RunState.RUNNING)
+        for rung in range(3):
+            ledger.record(TrialReport("json-1", 50 * (rung + 1), {"eval/loss": 0.5}), rung)
+        with pytest.raises(StoreError, match="json is being run by process 7 on elsewhere"):
+            ledger.claim("json", this_process(), is_alive)
+        assert [run.name for run in ledger.runs(parent="json")] == ["json-0", "json-1", "json-2"]
+        assert [report.rung for report in ledger.reports("json")] == [0, 1, 2]
+        assert (ledger.get("json-1").rung, ledger.get("json-1").step) == (2, 150)
+        ended = ledger.set_state("json-1", RunState.FINISHED)
+        assert ended.created_at > ended.started_at > ended.ended_at
+        with pytest.raises(StoreError, match="json-1 is finished and cannot become running"):
+            ledger.set_state("json-1", RunState.RUNNING)
+
+
 def test_a_paused_trial_of_a_dead_process_is_reaped_too(sweep):
     sweep.set_state("json-0", RunState.RUNNING, owner=replace(this_process(), boot="an earlier boot"))
     sweep.set_state("json-0", RunState.PAUSED)
@@ -365,3 +410,47 @@ def test_a_killed_process_loses_nothing_it_was_told_is_written(home):
         assert told == written[: len(told)]
         assert len(written) <= len(told) + 1
         assert all(len(ledger.reports(name)) == 1 for name in told)
+
+
+# Several at once
+
+
+def test_several_runs_are_added_or_none(sweep, row):
+    more = [row(f"json-{number}", "trial", parent="json", number=number) for number in (3, 4)]
+    with pytest.raises(UsageError, match='there is a run "json-0" already'):
+        sweep.add_all([*more, row("json-0", "trial", parent="json", number=9)])
+    with pytest.raises(StoreError, match="json-1 is number 1 of json"):
+        sweep.add_all([*more, row("json-5", "trial", parent="json", number=1)])
+    assert len(sweep.runs(parent="json")) == 3
+    added = sweep.add_all(more)
+    assert sweep.runs(parent="json")[3:] == added
+
+
+def test_several_states_are_set_or_none(sweep):
+    names = ["json-2", "json-0"]
+    rows = sweep.set_states([(name, RunState.RUNNING, "") for name in names])
+    assert rows == [sweep.get(name) for name in names]
+    with pytest.raises(StoreError, match='there is no run "nobody"'):
+        sweep.set_states([("json-0", RunState.PAUSED, ""), ("nobody", RunState.PAUSED, "")])
+    with pytest.raises(StoreError, match="json-1 is waiting and cannot become finished"):
+        sweep.set_states([("json-0", RunState.FAILED, "x"), ("json-1", RunState.FINISHED, "")])
+    sweep.set_states([("json-0", RunState.FAILED, "it broke"), ("json-2", RunState.FINISHED, "")])
+    assert [(run.state.value, run.reason, run.ended_at is None) for run in sweep.runs(parent="json")] == [
+        ("failed", "it broke", False),
+        ("waiting", "", True),
+        ("finished", "", False),
+    ]
+
+
+def test_several_reports_are_recorded_once_and_their_runs_wait(sweep):
+    sweep.set_states([(f"json-{number}", RunState.RUNNING, "") for number in range(2)])
+    first = [(TrialReport(f"json-{number}", 5, {"eval/loss": 1.0}, 7, 2.0), 0) for number in range(2)]
+    with pytest.raises(StoreError, match="json-2 is waiting and cannot become paused"):
+        sweep.pause_all([*first, (TrialReport("json-2", 5, {}), 0)])
+    assert sweep.reports("json") == []
+    assert sweep.pause_all(first[:1]) == [sweep.get("json-0")]
+    again = [(replace(first[0][0], metrics={"eval/loss": 9.0}), 0), first[1]]
+    sweep.pause_all(again)
+    told = [(report.run, report.step, report.metrics, report.tokens) for report in sweep.reports("json")]
+    assert told == [("json-0", 5, {"eval/loss": 1.0}, 7), ("json-1", 5, {"eval/loss": 1.0}, 7)]
+    assert [(run.state.value, run.rung, run.step) for run in sweep.runs(parent="json")[:2]] == [("paused", 0, 5)] * 2

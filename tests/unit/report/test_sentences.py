@@ -17,6 +17,8 @@ from ftcluster.ledger.store import Ledger
 from ftcluster.report.findings import SweepReport
 from ftcluster.report.gather import gather
 from ftcluster.report.sentences import sentences
+from ftcluster.sweep import prediction
+from ftcluster.sweep.prediction import PROBE, Prediction
 
 
 def report(
@@ -112,3 +114,21 @@ def test_only_a_sweep_with_trials_can_be_reported_on(tmp_path: Path) -> None:
             gather(ledger, "made", now=START)
         with pytest.raises(UsageError, match="single is a train, not a sweep"):
             gather(ledger, "single", now=START)
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (
+            RunState.FINISHED,
+            "Foretold from a probe: 1:30 (1:20 to 1:45), 0.5 host-hours and 9.8 KiB of disk; it took 0:00, 0.",
+        ),
+        (None, ""),
+    ],
+)
+def test_what_was_foretold_stands_beside_what_it_took(tmp_path: Path, end: RunState | None, expected: str) -> None:
+    (tmp_path / "made").mkdir()
+    prediction.write(tmp_path / "made", Prediction(PROBE, 90, 80, 105, 0.5, 10_000))
+    text = said(tmp_path, searched(8), end)
+    assert expected in text
+    assert ("Foretold" in text) is bool(expected)

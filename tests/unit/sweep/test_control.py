@@ -79,19 +79,19 @@ def test_named_trials_get_names_of_their_own_and_nonsense_is_refused() -> None:
 
 def test_the_same_sweep_is_found_until_it_has_ended_also_when_it_was_made_longer(ledger: Ledger) -> None:
     respecify(ledger, ledger.get("s"), lambda spec: extended(spec, 6))
-    found = unfinished(ledger, SPEC)
+    found = unfinished(ledger.runs("sweep"), SPEC)
     assert found is not None
     assert found.name == "s"
-    assert unfinished(ledger, replace(SPEC, metric="eval/perplexity")) is None
+    assert unfinished(ledger.runs("sweep"), replace(SPEC, metric="eval/perplexity")) is None
     ledger.set_state("s", RunState.KILLED)
-    assert unfinished(ledger, SPEC) is None
+    assert unfinished(ledger.runs("sweep"), SPEC) is None
 
 
 def test_a_report_and_the_wait_behind_it_are_written_together(ledger: Ledger) -> None:
     ledger.set_state("s-00", RunState.RUNNING)
-    row = ledger.pause(TrialReport("s-00", 10, {"eval/loss": 2.0}), 0)
+    (row,) = ledger.pause_all([(TrialReport("s-00", 10, {"eval/loss": 2.0}), 0)])
     assert (row.state, row.rung, row.step, row.metrics) == (RunState.PAUSED, 0, 10, {"eval/loss": 2.0})
     ledger.set_state("s-00", RunState.KILLED)
     with pytest.raises(Exception, match="cannot become"):
-        ledger.pause(TrialReport("s-00", 20, {"eval/loss": 1.0}), 1)
+        ledger.pause_all([(TrialReport("s-00", 20, {"eval/loss": 1.0}), 1)])
     assert [report.rung for report in ledger.reports("s")] == [0]

@@ -51,7 +51,7 @@ def facts(plan: SweepPlan, tmp_path: Path) -> Iterator[Facts]:
             ledger.set_state(name, RunState.RUNNING)
         facts = Facts(ledger, "s", "eval/loss")
         for name in ("s-00", "s-01"):
-            facts.record(TrialReport(name, 4, {"eval/loss": 1.0}), 0)
+            facts.record([(TrialReport(name, 4, {"eval/loss": 1.0}), 0)])
         yield facts
 
 

@@ -2,83 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
-
 import pytest
+from simple_hosts import LARGE, SMALL, SimpleCluster, opened, pool, taken
 
-from ftcluster.cluster.host import Arrival, HostLostError
-from ftcluster.cluster.placement import NodeRoom, Resources, Where, place, together, without
+from ftcluster.cluster.host import HostLostError
+from ftcluster.cluster.placement import NodeRoom, Resources
 from ftcluster.sweep import hosts as module
-from ftcluster.sweep.hosts import HostPool, Shape, Wish
-
-SMALL, LARGE = Shape(Resources(1, 1)), Shape(Resources(1, 1, ranks=2))
-
-
-class SimpleHost:
-    """A host without a process."""
-
-    def __init__(self, number: int, nodes: tuple[str, ...]) -> None:
-        self.number, self.nodes, self.killed, self.broken = number, nodes, False, ""
-
-    def arrival(self) -> str:
-        return f"arrival {self.number}"
-
-    def kill(self) -> None:
-        self.killed = True
-
-
-class SimpleCluster:
-    """Nodes with GPUs; every handle has ended, but those of hosts that are still to come up."""
-
-    def __init__(self, **gpus: int) -> None:
-        self.all = [NodeRoom(name, 64, count) for name, count in gpus.items()]
-        self.started: list[SimpleHost] = []
-        self.waiting: set[str] = set()
-        self.dying: set[str] = set()
-        self.unfit: set[str] = set()
-
-    def suitable(self, _: Resources) -> list[NodeRoom]:
-        return self.all
-
-    def where(self, wanted: Resources, excluded: frozenset[str]) -> Where:
-        return Where(together(self.all, wanted), None, excluded)
-
-    def start(self, resources: Resources, factory: Callable[[], Any], jobs: int, where: Where) -> SimpleHost:  # noqa: ARG002
-        left = without(self.all, where.excluded)
-        for host in self.started:
-            if not host.killed:
-                left = [node.less(resources, host.nodes.count(node.id)) for node in left]
-        nodes = place(left, resources, on_one_node=where.on_one_node)
-        assert nodes, "a host was started where none fits"
-        self.started.append(SimpleHost(len(self.started), nodes))
-        return self.started[-1]
-
-    def wait(self, handles: list[str], timeout: float) -> list[str]:  # noqa: ARG002
-        return [handle for handle in handles if handle not in self.waiting]
-
-    def result(self, handle: str) -> Arrival:
-        if handle in self.dying:
-            raise HostLostError("it died")
-        return Arrival(1, ("GPU-b: XID 79",) if handle in self.unfit else ())
-
-
-def pool(cluster: SimpleCluster, most: int = 8) -> HostPool:
-    return HostPool(cast(Any, cluster), lambda _: object, most)
-
-
-def opened(cluster: SimpleCluster, most: int = 8, shape: Shape = SMALL) -> HostPool:
-    """With hosts that are up wherever there is room."""
-    hosts = pool(cluster, most)
-    hosts.arrange([], [shape] * most)
-    hosts.wait([], 0)
-    return hosts
-
-
-def taken(hosts: HostPool, wish: Wish) -> Any:
-    host = hosts.take(wish)
-    assert host is not None
-    return host
+from ftcluster.sweep.hosts import Shape, Wish
 
 
 def packed(places: int) -> Shape:
@@ -89,10 +19,10 @@ def test_trials_are_spread_over_hosts_before_they_share_one() -> None:
     wish = Wish(packed(2))
     hosts = pool(SimpleCluster(one=2), most=10)
     hosts.arrange([], [wish.shape] * 10)
-    assert not hosts.idle
+    assert hosts.free == 0
     hosts.wait([], 0)
     assert [taken(hosts, wish).number for _ in range(4)] == [0, 1, 0, 1]
-    assert not hosts.idle
+    assert hosts.free == 0
     assert hosts.take(wish) is None
 
 
@@ -170,7 +100,7 @@ def test_a_trial_that_is_to_be_alone_gets_a_host_nobody_joins_until_it_ends() ->
     assert lonely is not first
     assert hosts.take(alone) is None
     assert hosts.take(wish) is first
-    assert not hosts.idle
+    assert hosts.free == 0
     hosts.give_back(lonely)
     assert hosts.take(wish) is lonely
 
@@ -182,7 +112,7 @@ def test_a_host_that_refused_gets_no_trial_until_one_of_its_own_has_ended() -> N
     assert third is one
     hosts.refused(one)
     assert [taken(hosts, wish).number for _ in range(2)] == [two.number, two.number]
-    assert not hosts.idle
+    assert hosts.free == 0
     hosts.give_back(one)
     assert hosts.take(wish) is one
 
@@ -289,3 +219,37 @@ def test_a_host_that_nobody_wanted_for_a_while_is_let_go(monkeypatch: pytest.Mon
     assert not cluster.started[0].killed
     hosts.arrange([])
     assert cluster.started[0].killed
+
+
+def test_no_more_hosts_are_started_than_the_share_of_the_sweep_allows() -> None:
+    cluster = SimpleCluster(one=4)
+    hosts = pool(cluster)
+    hosts.limit = 3
+    hosts.arrange([Wish(LARGE)] * 4)
+    assert (hosts.held, hosts.too_many) == (2, False)
+    hosts.limit = 4
+    hosts.arrange([Wish(LARGE)] * 4)
+    assert hosts.held == 4
+
+
+def test_at_the_limit_an_idle_host_makes_way_for_one_of_another_shape() -> None:
+    cluster = SimpleCluster(one=4)
+    hosts = opened(cluster, most=2)
+    hosts.limit = 2
+    hosts.arrange([], [LARGE])
+    assert len(cluster.started) == 2  # nobody waits for it yet
+    hosts.arrange([Wish(LARGE)])
+    assert [host.killed for host in cluster.started] == [True, True, False]
+
+
+def test_over_the_limit_idle_hosts_end_at_once_and_others_with_their_trials() -> None:
+    cluster = SimpleCluster(one=4)
+    hosts = opened(cluster)
+    busy = [taken(hosts, Wish(SMALL)) for _ in range(3)]
+    hosts.limit = 2
+    assert hosts.shrink() == [busy[0]]
+    assert [host.killed for host in cluster.started] == [False, False, False, True]
+    assert (hosts.held, hosts.too_many, hosts.shrink()) == (3, False, [])
+    hosts.give_back(busy[0])
+    assert busy[0].killed
+    assert hosts.held == 2

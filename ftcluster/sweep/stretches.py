@@ -1,0 +1,93 @@
+"""Puts trials on hosts, each from its checkpoint to its next rung: what has to be known and written before, and jobs.
+
+The ledger says that they run before any host hears of them, for all that start together at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ftcluster.cluster.host import Host
+from ftcluster.config.compose import from_dict
+from ftcluster.config.schema import RunConfig
+from ftcluster.contracts.trial import RunState
+from ftcluster.data.prepared.folder import PreparedData
+from ftcluster.errors import FtclusterError, StoreError
+from ftcluster.ledger.schema import RunRow
+from ftcluster.sweep.facts import Facts
+from ftcluster.sweep.plan import SweepPlan
+from ftcluster.training.bench import prepare_data
+from ftcluster.training.session import plan as plan_of
+from ftcluster.training.worker import Job
+
+
+@dataclass
+class Stretch:
+    """A trial on a host, from its checkpoint to the next rung."""
+
+    trial: RunRow
+    rung: int
+    until: int  # optimizer steps
+    host: Host
+    job: Any
+    started: float  # seconds since 1970
+    waited: float = 0.0  # seconds
+
+
+@dataclass
+class Launcher:
+    """``totals``: steps of a trial's whole training, by its name, of all that were started."""
+
+    facts: Facts
+    tags: Mapping[str, str]
+    totals: dict[str, int] = field(default_factory=dict)
+    _prepared: dict[str, PreparedData] = field(default_factory=dict)
+    _configs: dict[str, RunConfig] = field(default_factory=dict)  # of trials that wait
+
+    def config(self, trial: RunRow) -> RunConfig:
+        """What a trial trains."""
+        if trial.name not in self._configs:
+            self._configs[trial.name] = from_dict(trial.config)
+        return self._configs[trial.name]
+
+    def launch(
+        self, plan: SweepPlan, placed: Sequence[tuple[RunRow, Host]]
+    ) -> tuple[list[Stretch], list[tuple[RunRow, Host, str]]]:
+        """Start trials on their hosts; those that were, and those that cannot be trained, with the reason.
+
+        Raises:
+            StoreError: something could not be read or written; none was started.
+        """
+        ready, problems = list[tuple[Stretch, Job]](), list[tuple[RunRow, Host, str]]()
+        for trial, host in placed:
+            try:
+                ready.append(self._ready(plan, trial, host))
+            except StoreError:
+                raise
+            except FtclusterError as error:
+                problems.append((trial, host, str(error)))
+        self.facts.set_states((stretch.trial.name, RunState.RUNNING, "") for stretch, _ in ready)
+        for stretch, job in ready:
+            stretch.job = stretch.host.submit(job)
+            del self._configs[stretch.trial.name]
+        return [stretch for stretch, _ in ready], problems
+
+    def _ready(self, plan: SweepPlan, trial: RunRow, host: Host) -> tuple[Stretch, Job]:
+        config = self.config(trial)
+        data = self._data(config)
+        total = self.totals[trial.name] = plan_of(config, data).total
+        rung = len(self.facts.values.get(trial.number, ()))
+        until = plan.until(rung, total)
+        tags = {**self.tags, "ftcluster.sweep": plan.name, "ftcluster.identity": trial.identity}
+        job = Job(trial.config, trial.folder, str(data.folder), until, tags)
+        return Stretch(trial, rung, until, host, None, time.time()), job
+
+    def _data(self, config: RunConfig) -> PreparedData:
+        """Trials of the same data share what was prepared."""
+        key = repr((config.model, config.data, config.objective))
+        if key not in self._prepared:
+            self._prepared[key] = prepare_data(config)
+        return self._prepared[key]

@@ -1,0 +1,51 @@
+BEGIN TRANSACTION;
+CREATE TABLE ftcluster_reports (
+	run VARCHAR(63) NOT NULL, 
+	rung INTEGER NOT NULL, 
+	step BIGINT NOT NULL, 
+	metrics TEXT NOT NULL, 
+	tokens BIGINT NOT NULL, 
+	seconds DOUBLE NOT NULL, 
+	created_at DOUBLE NOT NULL, 
+	PRIMARY KEY (run, rung), 
+	FOREIGN KEY(run) REFERENCES ftcluster_runs (name)
+);
+INSERT INTO "ftcluster_reports" VALUES('old-01',0,6,'{"eval/loss": 5.566687951322462, "eval/perplexity": 261.56634254840105}',844,4.86982767004519701004e-01,1795357610.44092);
+INSERT INTO "ftcluster_reports" VALUES('old-00',0,6,'{"eval/loss": 5.477033919975406, "eval/perplexity": 239.13635684558793}',844,1.00293554300878895446e+00,1.79535761079788112643e+09);
+INSERT INTO "ftcluster_reports" VALUES('old-02',0,6,'{"eval/loss": 5.306513590890853, "eval/perplexity": 201.64598106913783}',844,6.4339225500589236617e-01,1.79535761153648877139e+09);
+INSERT INTO "ftcluster_reports" VALUES('old-03',0,6,'{"eval/loss": 5.544647490391966, "eval/perplexity": 255.86436769619647}',844,7.13664338007220067083e-01,1.79535761201091384887e+09);
+CREATE TABLE ftcluster_runs (
+	name VARCHAR(63) NOT NULL, 
+	kind VARCHAR(8) NOT NULL, 
+	parent VARCHAR(63), 
+	number INTEGER NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	folder TEXT NOT NULL, 
+	config TEXT NOT NULL, 
+	overrides TEXT NOT NULL, 
+	identity TEXT NOT NULL, 
+	mlflow_run_id VARCHAR(64), 
+	rung INTEGER, 
+	step BIGINT NOT NULL, 
+	metrics TEXT NOT NULL, 
+	reason TEXT NOT NULL, 
+	owner TEXT, 
+	created_at DOUBLE NOT NULL, 
+	started_at DOUBLE, 
+	ended_at DOUBLE, 
+	PRIMARY KEY (name), 
+	CONSTRAINT ftcluster_one_trial_per_number UNIQUE (parent, number), 
+	FOREIGN KEY(parent) REFERENCES ftcluster_runs (name)
+);
+INSERT INTO "ftcluster_runs" VALUES('old','sweep',NULL,0,'interrupted','/home/ann/sums/home/old','{"spec": {"name": "old", "base": ["experiment=lora_sft", "model=folder", "model.path=/home/ann/sums/model", "data=jsonl", "data.train=[/home/ann/sums/rows.jsonl]", "optim.duration=48 steps", "optim.batch_size=4", "optim.micro_batch=2", "evaluation=loss", "evaluation.every=6 steps", "evaluation.max_rows=8", "engine.threads=1", "home=/home/ann/sums/home"], "space": {"optim.lr": "tag(log, interval(1e-4, 3e-2))", "adapter.rank": "choice(2, 4)"}, "sampler": {"name": "qmc", "seed": 3}, "pruner": {"name": "halving", "first": "6 steps", "eta": 2}, "budget": {"trials": 4}, "metric": "eval/loss", "direction": "minimize"}, "base": {"name": "", "seed": 17, "home": "/home/ann/sums/home", "model": {"path": "/home/ann/sums/model", "revision": "", "trust_remote_code": false}, "data": {"train": ["/home/ann/sums/rows.jsonl"], "validation": [], "test": [], "format": "auto", "columns": {}, "validation_fraction": 0.1, "test_fraction": 0.1, "max_length": 512, "max_bad_rows": 0.01, "limit": 0}, "adapter": {"kind": "lora", "rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ["all-linear"], "rslora": false}, "objective": {"name": "sft"}, "optim": {"lr": 0.005, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-08, "clip": 1.0, "schedule": "cosine", "warmup": 0.05, "final_lr": 0.0, "duration": "48 steps", "batch_size": 4, "micro_batch": 2}, "engine": {"name": "auto", "device": "auto", "precision": "auto", "threads": 1, "keep_checkpoints": 2, "checkpoint_every": ""}, "evaluation": {"every": "6 steps", "max_rows": 8, "generate": 0, "max_new_tokens": 64}, "tracking": {"uri": "", "experiment": "ftcluster", "log_every": 1}, "cluster": {"address": "", "cpus": 1.0, "gpus": -1.0, "max_trials": 0}}, "prepared": "3442dc261b2b1666a36ea2ade84c4b63"}','{}','','852831f91bfb44c5b2346250064de163',NULL,0,'{}','stopped by the user','{"host": "desk", "pid": 6825, "started": 1795357552.08, "boot": "f9dbccdc-5583-4ac3-89f8-db35f6a0c53f"}',1.79535756685223984712e+09,1.79535756687323927883e+09,NULL);
+INSERT INTO "ftcluster_runs" VALUES('old-00','trial','old',0,'interrupted','/home/ann/sums/home/old/old-00','{"name": "old-00", "seed": 17, "home": "/home/ann/sums/home", "model": {"path": "/home/ann/sums/model", "revision": "", "trust_remote_code": false}, "data": {"train": ["/home/ann/sums/rows.jsonl"], "validation": [], "test": [], "format": "auto", "columns": {}, "validation_fraction": 0.1, "test_fraction": 0.1, "max_length": 512, "max_bad_rows": 0.01, "limit": 0}, "adapter": {"kind": "lora", "rank": 2, "alpha": 16.0, "dropout": 0.0, "targets": ["all-linear"], "rslora": false}, "objective": {"name": "sft"}, "optim": {"lr": 0.020185385576077113, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-08, "clip": 1.0, "schedule": "cosine", "warmup": 0.05, "final_lr": 0.0, "duration": "48 steps", "batch_size": 4, "micro_batch": 2}, "engine": {"name": "auto", "device": "auto", "precision": "auto", "threads": 1, "keep_checkpoints": 2, "checkpoint_every": ""}, "evaluation": {"every": "6 steps", "max_rows": 8, "generate": 0, "max_new_tokens": 64}, "tracking": {"uri": "", "experiment": "ftcluster", "log_every": 1}, "cluster": {"address": "", "cpus": 1.0, "gpus": -1.0, "max_trials": 0}}','{"optim.lr": 0.020185385576077113, "adapter.rank": 2}','b5d30d6cc81f1c987ee909db102723f134bfcc749bb35d4a7844e34a9c02e6dd','16689c229dde46bf9df4c7295cc1dcd1',0,6,'{"eval/loss": 5.477033919975406, "eval/perplexity": 239.13635684558793}','stopped by the user',NULL,1.7953576078372716903e+09,1.79535760788496971131e+09,NULL);
+INSERT INTO "ftcluster_runs" VALUES('old-01','trial','old',1,'pruned','/home/ann/sums/home/old/old-01','{"name": "old-01", "seed": 17, "home": "/home/ann/sums/home", "model": {"path": "/home/ann/sums/model", "revision": "", "trust_remote_code": false}, "data": {"train": ["/home/ann/sums/rows.jsonl"], "validation": [], "test": [], "format": "auto", "columns": {}, "validation_fraction": 0.1, "test_fraction": 0.1, "max_length": 512, "max_bad_rows": 0.01, "limit": 0}, "adapter": {"kind": "lora", "rank": 4, "alpha": 16.0, "dropout": 0.0, "targets": ["all-linear"], "rslora": false}, "objective": {"name": "sft"}, "optim": {"lr": 0.00016487337561374904, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-08, "clip": 1.0, "schedule": "cosine", "warmup": 0.05, "final_lr": 0.0, "duration": "48 steps", "batch_size": 4, "micro_batch": 2}, "engine": {"name": "auto", "device": "auto", "precision": "auto", "threads": 1, "keep_checkpoints": 2, "checkpoint_every": ""}, "evaluation": {"every": "6 steps", "max_rows": 8, "generate": 0, "max_new_tokens": 64}, "tracking": {"uri": "", "experiment": "ftcluster", "log_every": 1}, "cluster": {"address": "", "cpus": 1.0, "gpus": -1.0, "max_trials": 0}}','{"optim.lr": 0.00016487337561374904, "adapter.rank": 4}','3062319fa4a9fbba2184bcaf96230532ff0c72c3bde19527e64345c8985de170','44a3aeb4e19c4a4d8e2baa6c47fee8cf',0,6,'{"eval/loss": 5.566687951322462, "eval/perplexity": 261.56634254840105}','below the cut after step 6',NULL,1.79535760879709959032e+09,1.79535760880159306522e+09,1.79535761156142258639e+09);
+INSERT INTO "ftcluster_runs" VALUES('old-02','trial','old',2,'interrupted','/home/ann/sums/home/old/old-02','{"name": "old-02", "seed": 17, "home": "/home/ann/sums/home", "model": {"path": "/home/ann/sums/model", "revision": "", "trust_remote_code": false}, "data": {"train": ["/home/ann/sums/rows.jsonl"], "validation": [], "test": [], "format": "auto", "columns": {}, "validation_fraction": 0.1, "test_fraction": 0.1, "max_length": 512, "max_bad_rows": 0.01, "limit": 0}, "adapter": {"kind": "lora", "rank": 4, "alpha": 16.0, "dropout": 0.0, "targets": ["all-linear"], "rslora": false}, "objective": {"name": "sft"}, "optim": {"lr": 0.006980828477866186, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-08, "clip": 1.0, "schedule": "cosine", "warmup": 0.05, "final_lr": 0.0, "duration": "48 steps", "batch_size": 4, "micro_batch": 2}, "engine": {"name": "auto", "device": "auto", "precision": "auto", "threads": 1, "keep_checkpoints": 2, "checkpoint_every": ""}, "evaluation": {"every": "6 steps", "max_rows": 8, "generate": 0, "max_new_tokens": 64}, "tracking": {"uri": "", "experiment": "ftcluster", "log_every": 1}, "cluster": {"address": "", "cpus": 1.0, "gpus": -1.0, "max_trials": 0}}','{"optim.lr": 0.006980828477866186, "adapter.rank": 4}','d9e00c5a2704f68ddf773041156d8686edeb7353003af8771e290489fd6ebe13','2f600e7ab5144f918744e4bfba89bbb5',0,6,'{"eval/loss": 5.306513590890853, "eval/perplexity": 201.64598106913783}','stopped by the user',NULL,1.79535761052563023563e+09,1.79535761053661370272e+09,NULL);
+INSERT INTO "ftcluster_runs" VALUES('old-03','trial','old',3,'interrupted','/home/ann/sums/home/old/old-03','{"name": "old-03", "seed": 17, "home": "/home/ann/sums/home", "model": {"path": "/home/ann/sums/model", "revision": "", "trust_remote_code": false}, "data": {"train": ["/home/ann/sums/rows.jsonl"], "validation": [], "test": [], "format": "auto", "columns": {}, "validation_fraction": 0.1, "test_fraction": 0.1, "max_length": 512, "max_bad_rows": 0.01, "limit": 0}, "adapter": {"kind": "lora", "rank": 2, "alpha": 16.0, "dropout": 0.0, "targets": ["all-linear"], "rslora": false}, "objective": {"name": "sft"}, "optim": {"lr": 0.0004841028838073097, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-08, "clip": 1.0, "schedule": "cosine", "warmup": 0.05, "final_lr": 0.0, "duration": "48 steps", "batch_size": 4, "micro_batch": 2}, "engine": {"name": "auto", "device": "auto", "precision": "auto", "threads": 1, "keep_checkpoints": 2, "checkpoint_every": ""}, "evaluation": {"every": "6 steps", "max_rows": 8, "generate": 0, "max_new_tokens": 64}, "tracking": {"uri": "", "experiment": "ftcluster", "log_every": 1}, "cluster": {"address": "", "cpus": 1.0, "gpus": -1.0, "max_trials": 0}}','{"optim.lr": 0.0004841028838073097, "adapter.rank": 2}','234531e8cd33f823f8f7e5abf497d570f8e9da00e79a08cf571d3eca389ea651','4bec086b447244eb9347e96b470bd699',0,6,'{"eval/loss": 5.544647490391966, "eval/perplexity": 255.86436769619647}','stopped by the user',NULL,1795357610.86139,1.79535761087694215772e+09,NULL);
+CREATE TABLE ftcluster_version (
+	version_num VARCHAR(32) NOT NULL, 
+	CONSTRAINT ftcluster_version_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO "ftcluster_version" VALUES('0001');
+CREATE INDEX ix_ftcluster_runs_mlflow_run_id ON ftcluster_runs (mlflow_run_id);
+COMMIT;
