@@ -329,7 +329,7 @@ def live(name: str, data: Path, folder: Path) -> dict[str, Any]:
     surface, recipe = load(name), RECIPES[name]
     words = prepare(recipe, data, folder)
     began = time.perf_counter()
-    pruner = {"name": OURS.pruner, "first": f"{recipe.epochs / LOOKS:.12f} epochs", "eta": OURS.eta}
+    pruner = {"name": OURS.pruner, "first": f"{OURS.first * recipe.epochs / LOOKS:.12f} epochs", "eta": OURS.eta}
     curves = dict(read_curves(sweep(recipe, words, folder, "halved", pruner)))
     seconds = time.perf_counter() - began
     finished = {point: end for point, curve in curves.items() if (end := curve[-1]) is not None}

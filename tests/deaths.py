@@ -57,22 +57,27 @@ def light(fuse: int, starter: int) -> None:
 
 
 def die_at_write(count: int, when: str) -> None:
-    """Have this process kill itself ``before`` or ``after`` its ``count``-th transaction that writes to a ledger."""
+    """Have this process kill itself ``before`` or ``after`` its ``count``-th transaction that changes a ledger."""
     from sqlalchemy import Connection, Engine, event
 
-    written, done = 0, False
+    written, fatal = 0, False
+
+    def executes(connection: Connection, _: object, statement: str, *__: object) -> None:
+        if statement.startswith(("INSERT INTO ftcluster", "UPDATE ftcluster", "DELETE FROM ftcluster")):
+            connection.info["changed"] = True
 
     def commits(connection: Connection) -> None:
-        nonlocal written, done
-        written += bool(connection.get_execution_options().get("writes"))
-        done = written >= count
-        if done and when == "before":
+        nonlocal written, fatal
+        written += connection.info.pop("changed", False)
+        fatal = written >= count
+        if fatal and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
 
     def gives_back(*_: object) -> None:
-        if done:
+        if fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    event.listen(Engine, "before_cursor_execute", executes)
     event.listen(Engine, "commit", commits)
     event.listen(Engine, "checkin", gives_back)
 

@@ -20,7 +20,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     world = make_world(tmp_path_factory.mktemp("world"))
     sweep = {
         "name": "planned",
-        "base": world.words("cluster.memory_gib=0.002", "cluster.trials_per_host=2", "cluster.max_trials=2"),
+        "base": world.words("cluster.memory_gib=0.002", "cluster.trials_per_host=2", "cluster.max_trials=1"),
         "space": {"adapter.rank": "choice(2, 64)", "optim.lr": "choice(1e-3, 3e-3)"},
         "sampler": {"name": "grid"},
         "pruner": {"name": "halving", "first": "6 steps", "eta": 2},

@@ -32,6 +32,7 @@ from ftcluster.sweep.opening import shape_of
 from ftcluster.sweep.plan import SweepPlan
 from ftcluster.sweep.prediction import PROBE, Prediction
 from ftcluster.sweep.spending import price_of
+from ftcluster.training.session import Plan
 
 _TIMES = 9  # that a sweep is played through with other made-up results, at most
 _PLAYED = 5000  # trials that are played in all, so that a large sweep is played less often
@@ -63,7 +64,7 @@ class Forecast:
     expected: Expected
     disk: Disk
     played: Played
-    start_up: float
+    start_up: float  # seconds, of the slowest kind of host
     learns: bool  # the sampler goes by results, so the trials are a sample
 
     @property
@@ -112,7 +113,9 @@ class Planner:
         disk = disk_of(self.plan, trials)
         learns = self.plan.spec.sampler.name not in ("grid", "random", "qmc")
         middle = played[len(played) // 2]
-        return Forecast(self.plan, room, kinds, tuple(wrong), expected, disk, middle, timings.start_up, learns)
+        return Forecast(
+            self.plan, room, kinds, tuple(wrong), expected, disk, middle, max(timings.start_up.values()), learns
+        )
 
     @property
     def _times(self) -> int:
@@ -184,15 +187,14 @@ class Planner:
         entrants = []
         for number in range(plan.trials):
             trial = trials[number % len(trials)]
-            seconds = partial(self._stretch, trial, timings.of[trial.kind])
+            seconds = partial(self._stretch, self._lengths.plan(trial), timings.of[trial.kind])
             entrants.append(Entrant(plan.trial_name(number), self._shape(trial), seconds))
         nodes: list[NodeRoom] = self.cluster.suitable(entrants[0].shape.resources)
         value = made_up(spec.direction, seed)
         return Simulation(entrants, decide, value, nodes, start_up=timings.start_up, most=self._most).play()
 
-    def _stretch(self, trial: Imagined, timing: Timing, rung: int, beside: int) -> float:
+    def _stretch(self, steps: Plan, timing: Timing, rung: int, beside: int) -> float:
         """Seconds of a trial up to a rung."""
-        steps = self._lengths.plan(trial)
         begin = self.plan.until(rung - 1, steps.total) if rung else 0
         end = self.plan.until(rung, steps.total)
         evaluations, saves = (times_within(begin, end, every) for every in (steps.evaluate_every, steps.save_every))

@@ -96,7 +96,7 @@ class Prober:
         self._count = 0
         self._arrived = 0.0  # seconds until the hosts of this shape had come up
         self._crowd: tuple[float, int] | None = None  # of this shape: seconds together over those alone, and places
-        self.start_up = 0.0  # seconds, of the slowest so far: until a host has done its first step at full speed
+        self.start_up: dict[Shape, float] = {}  # seconds until the slowest host of a shape trains at full speed
 
     def __enter__(self) -> Self:
         self._home.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ class Prober:
         timing = _alone(cold, warm, folders, min(1 + more, total))
         if self._crowd is None:
             slow = max(each.seconds - _seconds(each) for each in cold)
-            self.start_up = max(self.start_up, self._arrived + slow - timing.opening - timing.saving)
+            self.start_up[shape] = self._arrived + max(0.0, slow - timing.opening - timing.saving)
             several = [(host, self._new_folder()) for host in self._hosts for _ in range(shape.places)]
             self._crowd = self._together(timing, [(host, job(lean, 1 + more, folder)) for host, folder in several])
         times, count = self._crowd
@@ -185,8 +185,7 @@ class Prober:
                 where="cluster",
                 remedy="`ftcluster cluster status` tells what others use; --dry-run needs no host",
             )
-        self._arrived = time.monotonic() - began
-        self.start_up = max(self.start_up, self._arrived)
+        self.start_up[shape] = self._arrived = time.monotonic() - began
 
     def _end_hosts(self) -> None:
         for host in self._hosts:

@@ -116,7 +116,7 @@ class _Host:
 
 
 class Simulation:
-    """One run of it. ``most`` trials run at a time; a host takes ``start_up`` seconds to come up."""
+    """One run of it. ``most`` trials run at a time; a host of a shape takes ``start_up`` seconds to come up."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Simulation:
         value: Callable[[int, int], float],
         nodes: Sequence[NodeRoom],
         *,
-        start_up: float,
+        start_up: Mapping[Shape, float],
         most: int,
     ) -> None:
         """``value(trial, rung)`` is what a trial reports."""
@@ -322,7 +322,7 @@ class Simulation:
             return False
         for node in nodes:
             self._left[node] = self._left[node].less(shape.resources, 1)
-        host = _Host(f"host {self._named}", shape, nodes, self._now + self._start_up)
+        host = _Host(f"host {self._named}", shape, nodes, self._now + self._start_up[shape])
         self._named += 1
         self._hosts.append(host)
         self._at_once = max(self._at_once, len(self._hosts))

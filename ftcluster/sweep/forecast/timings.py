@@ -21,12 +21,12 @@ Tell = Callable[[str, int, int], None]  # what is done, how much of it was, of h
 
 @dataclass(frozen=True)
 class Timings:
-    """``start_up``: seconds until a host that is started trains at full speed."""
+    """``start_up``: seconds until a host of a shape that is started trains at full speed."""
 
     of: Mapping[Kind, Timing]
     probed: frozenset[Kind]
     problems: Mapping[Kind, str]  # why probes could not be trained
-    start_up: float
+    start_up: Mapping[Shape, float]
 
 
 def timed(
@@ -56,7 +56,7 @@ def timed(
                 own[trial.kind] = told.timing.scaled(plan.tokens_per_step / max(told.timing.tokens, 1.0))
     if not own:
         raise TrialError(f"no probe could be trained: {next(iter(problems.values()))}", remedy="--dry-run trains none")
-    return Timings(for_all(trials, own, lengths), frozenset(own), problems, prober.start_up)
+    return Timings(for_all(trials, own, lengths), frozenset(own), problems, dict(prober.start_up))
 
 
 def for_all(

@@ -34,7 +34,8 @@ def played(
     def decide(values: Mapping[int, Mapping[int, float]]) -> Verdict:
         return judge(spec, len(entrants), rungs, values, set())
 
-    return Simulation(entrants, decide, lambda trial, _: trial, nodes, start_up=start_up, most=most).play()
+    coming = {entrant.shape: start_up for entrant in entrants}
+    return Simulation(entrants, decide, lambda trial, _: trial, nodes, start_up=coming, most=most).play()
 
 
 def a_second_each_step(rungs: tuple[int, ...], times: float = 1.0) -> Callable[[int, int], float]:
@@ -135,7 +136,7 @@ def test_every_rule_is_played_to_its_end(rule: str, repeats: int) -> None:
         return judge(spec, len(entrants), rungs, values, set())
 
     value = made_up("minimize", seed=3)
-    found = Simulation(entrants, decide, value, [NodeRoom("a", 8, 5)], start_up=1, most=12).play()
+    found = Simulation(entrants, decide, value, [NodeRoom("a", 8, 5)], start_up={GPU: 1}, most=12).play()
     counts = Counter(span.rung for span in found.spans)
     reached = reaching(spec, 12, 3)
     assert counts[0] == 12
