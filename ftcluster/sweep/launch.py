@@ -92,7 +92,7 @@ def stored_plan(row: RunRow, progress: Callable[[int, int], None] | None = None)
     plan = plan.with_fitted(Fitted.read(row.config.get("fitted", {})))
     if plan.prepared != row.config["prepared"]:
         raise UsageError(
-            f"the data or the tokenizer of {row.name} changed since it started",
+            f"the data of {row.name}, its tokenizer or what ftcluster makes of them changed since it started",
             remedy="put back what was changed and resume, or start a new sweep",
         )
     return plan

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from programs import call, finish, start, wait_for
 from sweep_outcomes import Ended, assert_told_once, outcome
-from training_samples import World, make_world
+from training_samples import World, curves, make_world, result_bytes
 
 from ftcluster.contracts.trial import RunState
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.sweep import timeline
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.thorough]
 NAME = "small"
 SWEEP = {
     "name": NAME,
@@ -54,7 +54,6 @@ def rows(home: Path) -> dict[str, RunRow]:
         return {row.name: row for row in ledger.runs()}
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_driver_killed_at_each_write_of_the_ledger_in_turn_arrives_at_the_same_table(
     world: World, tmp_path: Path, twin: dict[str, Ended], when: str
@@ -70,7 +69,6 @@ def test_a_driver_killed_at_each_write_of_the_ledger_in_turn_arrives_at_the_same
     assert_told_once(home, NAME)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("seconds", [-3600, 3600])
 def test_a_sweep_that_goes_on_under_another_time_of_day_ends_with_the_same_table(
     world: World, tmp_path: Path, twin: dict[str, Ended], seconds: int
@@ -100,11 +98,7 @@ def promoted(home: Path) -> bool:
     return any(row.state is RunState.RUNNING and row.rung is not None for row in rows(home).values())
 
 
-MOMENTS = [
-    pytest.param(begun, marks=pytest.mark.thorough),
-    pytest.param(saving, marks=pytest.mark.thorough),
-    pytest.param(promoted),
-]
+MOMENTS = (begun, saving, promoted)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -139,7 +133,6 @@ def test_a_sweep_that_is_paused_at_a_bad_moment_goes_on_to_the_same_table(
     assert_told_once(home, NAME)
 
 
-@pytest.mark.thorough
 def test_a_trial_that_is_stopped_in_the_middle_leaves_its_place_to_the_next(world: World, tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "log"
     words = ["optim.duration=100000 steps", "pruner.name=none", "budget.trials=2", "cluster.max_trials=1"]
@@ -152,7 +145,21 @@ def test_a_trial_that_is_stopped_in_the_middle_leaves_its_place_to_the_next(worl
     assert (first.state, second.state) == (RunState.KILLED, RunState.RUNNING)
     (span,) = timeline.read(home / NAME)
     assert (span.trial, span.end) == ("small-00", "stopped")
-    print(f"{second.started_at - (first.ended_at or 0.0):.2f} s from the end of the one to the start of the other")
     call(["sweep", "stop", NAME, "--home", str(home)], tmp_path / "asked")
     process.wait(120)
     assert {row.state for row in rows(home).values() if row.kind == "trial"} == {RunState.KILLED}
+
+
+def test_a_trial_that_diverges_in_a_pack_is_not_tried_again_and_changes_no_other(world: World, tmp_path: Path) -> None:
+    log, good = tmp_path / "log", ("small-00", "small-01")
+    found = []
+    for name, rates in (("with", "1e-3,3e-3,1e30"), ("without", "1e-3,3e-3")):
+        words = [f"optim.lr=choice({rates})", "adapter.rank=4", "sampler.name=grid", "pruner.name=none"]
+        call(command(world, tmp_path / name, *words), log)
+        folders = [tmp_path / name / NAME / trial for trial in good]
+        found.append([(rows(tmp_path / name)[f.name].metrics, curves(f), result_bytes(f)) for f in folders])
+    assert found[0] == found[1]
+    bad = rows(tmp_path / "with")["small-02"]
+    assert bad.state is RunState.FAILED
+    assert "became" in bad.reason
+    assert [span.end for span in timeline.read(tmp_path / "with" / NAME) if span.trial == bad.name] == ["failed"]
