@@ -237,21 +237,24 @@ class Driver:
         """Start whatever can start, and have hosts made ready for what cannot."""
         if self._patience.resting or self._control.sweep.state == PAUSE:
             return
-        due = self._due()
-        placed, blocked = self._placed(due)
-        while not blocked and (new := self._proposed(due)):
-            due += new
-            more, blocked = self._placed(due)
-            placed += more
-        self._launch(placed)
+        due, placed = self._due(), list[tuple[RunRow, Host]]()
+        try:
+            while self._place(due, placed) and (new := self._proposed(due)):
+                due += new
+            started, problems = self._launcher.launch(self.plan, placed)
+        except StoreError:
+            for _, host in placed:
+                self.hosts.give_back(host)
+            raise
+        self._follow(started, problems)
         wishes = [self._wish(trial) for trial in due]
         coming = [self.shapes[i % len(self.shapes)] for i in range(min(self._more(), _MOST))]
         self.hosts.arrange(wishes, coming)
         self._look_for_nodes(wishes or [Wish(shape) for shape in coming])
 
-    def _placed(self, due: list[RunRow]) -> tuple[list[tuple[RunRow, Host]], bool]:
-        """Find hosts for the trials that may run; whether one has waited so long that the next place is for it."""
-        placed, full = list[tuple[RunRow, Host]](), set[Wish]()
+    def _place(self, due: list[RunRow], placed: list[tuple[RunRow, Host]]) -> bool:
+        """Find hosts for trials that may run; False if one has waited so long that the next place is for it."""
+        full = set[Wish]()
         for trial in tuple(due):
             wish = self._wish(trial)
             if wish not in full and (host := self.hosts.take(wish)):
@@ -260,8 +263,8 @@ class Driver:
                 continue
             full.add(wish)
             if self.clock() - self._since.setdefault(trial.name, self.clock()) > _AHEAD:
-                return placed, True
-        return placed, False
+                return False
+        return True
 
     def _proposed(self, due: Sequence[RunRow]) -> list[RunRow]:
         """Trials that are new in the ledger and may run, as many as there are places for."""
@@ -270,7 +273,7 @@ class Driver:
             return []
         count = min(self._more(), self.hosts.free, max(1, len(self.hosts.hosts)) - len(due))
         new = list[RunRow]()
-        while count > 0 and not new:
+        while count > 0 and not new and not self._enough:
             found = next_trials(self.plan, self.folder, self._facts.trials, self._facts.values, count)
             self._facts.add([trial for trial, _ in found])
             for trial, problem in found:
@@ -315,13 +318,8 @@ class Driver:
                 remedy="add nodes or mend GPUs (`ftcluster cluster status` tells of them)",
             )
 
-    def _launch(self, placed: Sequence[tuple[RunRow, Host]]) -> None:
-        try:
-            started, problems = self._launcher.launch(self.plan, placed)
-        except StoreError:
-            for _, host in placed:
-                self.hosts.give_back(host)
-            raise
+    def _follow(self, started: Sequence[Stretch], problems: Sequence[tuple[RunRow, Host, str]]) -> None:
+        """Keep an eye on trials that were started; those that could not be have failed."""
         for stretch in started:
             stretch.waited = self.clock() - self._since.pop(stretch.trial.name, self.clock())
             self._timeline.begin(stretch.host)
