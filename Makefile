@@ -7,8 +7,6 @@ PYTEST ?=
 # One thread per test process, and one process per core of the smallest machine; a file's tests stay together.
 RUN_PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
-# Tests of processes that are killed wait for others half of the time.
-PATIENT := -n 3 --dist loadfile --no-loadscope-reorder
 FAST := not slow and not chaos and not whole and not thorough and not browser and not gpu
 .PHONY: help install install-dev demo test check lint format chaos thorough bench screenshots lock clean
 
@@ -41,10 +39,10 @@ format: install-dev ## formats the code and repairs what the linter can
 	@$(BIN)/ruff check --fix .
 
 chaos: install-dev ## tests that kill processes, and those that install or run everything
-	@$(RUN_PYTEST) $(PATIENT) -m "(chaos or whole) and not thorough and not gpu" $(PYTEST)
+	@$(RUN_PYTEST) $(PARALLEL) -m "(chaos or whole) and not thorough and not gpu" $(PYTEST)
 
 thorough: install-dev ## more variants of what `chaos` tests, before a release (about half an hour)
-	@$(RUN_PYTEST) $(PATIENT) -m "thorough and not gpu" $(PYTEST)
+	@$(RUN_PYTEST) $(PARALLEL) -m "thorough and not gpu" $(PYTEST)
 
 bench: install-dev ## each benchmark prints a ratio against a peer and how it was made
 	@for benchmark in benchmarks/*_vs_*.py; do $(BIN)/python $$benchmark || exit 1; done

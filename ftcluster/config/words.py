@@ -21,6 +21,8 @@ from ftcluster.errors import ConfigError
 
 _KEY = re.compile(r"^[A-Za-z_][\w-]*(\.[\w/-]+)*$")
 _QUOTED = r"""(?P<quoted>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+([eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)")
 _PIECE = re.compile(_QUOTED + r"""|(?P<bare>[^\s,\[\]{}()"'](?:[^,\[\]{}()"']*[^\s,\[\]{}()"'])?)""")
 _PIECE_OF_PAIRS = re.compile(_QUOTED + r"""|(?P<bare>[^\s:,\[\]{}()"'](?:[^:,\[\]{}()"']*[^\s:,\[\]{}()"'])?)""")
 
@@ -55,6 +57,9 @@ def parse(word: str) -> Word:
         raise ConfigError([f'"{word}": config never names code to run.'])
     if bad := refused_reference(text):
         raise ConfigError([f'"{word}": {bad} is not allowed; only plain references such as ${{optim.lr}} are.'])
+    # What the grammar makes of plain numbers, without the milliseconds it takes: a sweep reads thousands of them.
+    if _INTEGER.fullmatch(text) or _FLOAT.fullmatch(text):
+        return Word(key, int(text) if _INTEGER.fullmatch(text) else float(text), text)
     for attempt in _attempts(text):
         with suppress(HydraException):
             parsed = _parser().parse_override(f"value={attempt}")

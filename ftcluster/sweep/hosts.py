@@ -202,9 +202,11 @@ class HostPool:
                 # What runs on it would wait for ever; killed, its jobs tell that it is lost.
                 entry.host.kill() if entry.taken else self._end(entry)
         ended = self._cluster.wait([*jobs, *self._starting], timeout)
-        for handle in [handle for handle in ended if handle in self._starting]:
+        came_up = [handle for handle in ended if handle in self._starting]
+        done = [handle for handle in ended if handle not in self._starting]
+        for handle in came_up:
             self._came_up(handle, self._starting.pop(handle))
-        return [handle for handle in ended if handle in jobs]
+        return done
 
     def lost(self, host: Host) -> frozenset[str]:
         """This host is gone, and what it reserved must not linger; the nodes it was on.

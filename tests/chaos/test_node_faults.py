@@ -157,6 +157,7 @@ def training(home: Path) -> set[str]:
     return {path.name for path in (home / NAME).glob("small-*") if read_metrics(path).get("train/loss")}
 
 
+@pytest.mark.thorough
 def test_a_trial_leaves_a_node_that_was_given_notice_and_no_failure_is_counted(
     world: World, nodes: LogicalNodes, twin: Twin, tmp_path: Path
 ) -> None:

@@ -77,8 +77,8 @@ def test_files_of_every_other_format_train_for_ten_steps(
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.whole
-@pytest.mark.parametrize("adapter", ["lora", pytest.param("none", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("adapter", ["lora", "none"])
 def test_a_sweep_finds_its_best_trial_on_the_file(words: list[str], adapter: str, tmp_path: Path) -> None:
     sweep = tmp_path / "rates.yaml"
     sweep.write_text(

@@ -76,8 +76,8 @@ def test_two_processes_give_the_losses_of_one(
     assert_close(curves(tmp_path, "two"), curves(tmp_path, "one"), 1e-10)
 
 
-@pytest.mark.chaos
-@pytest.mark.parametrize("whom", [pytest.param("a rank", marks=pytest.mark.thorough), "their starter"])
+@pytest.mark.thorough
+@pytest.mark.parametrize("whom", ["a rank", "their starter"])
 def test_a_killed_rank_is_replaced_and_a_killed_starter_takes_all_along_and_both_runs_end_with_the_same_bits(
     world: World, tmp_path: Path, undisturbed: dict[str, list[tuple[int, float]]], whom: str
 ) -> None:

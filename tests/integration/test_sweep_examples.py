@@ -58,7 +58,7 @@ def test_small_first_trains_on_parts_of_the_data_and_judges_on_the_same_rows(wor
 
 
 @pytest.mark.slow
-@pytest.mark.whole
+@pytest.mark.thorough
 def test_seeds_are_judged_together(world: World, tmp_path: Path) -> None:
     result, trials = run(world, tmp_path, "seeds", "pruner.first=4 steps", "repeats=2")
     assert [(trial.overrides["optim.lr"], trial.config["seed"]) for trial in trials] == [

@@ -8,15 +8,18 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ftcluster.config import words
 from ftcluster.config.compose import compose, from_dict, override, resolve_home, to_dict
 from ftcluster.config.schema import RunConfig, SourceConfig
 from ftcluster.errors import ConfigError
 
 
-def refused(*words: str, config_dir: Path | None = None) -> str:
+def refused(*given_words: str, config_dir: Path | None = None) -> str:
     with pytest.raises(ConfigError) as caught:
-        compose(words, config_dir=config_dir)
+        compose(given_words, config_dir=config_dir)
     text = str(caught.value)
     for wording in ("MissingConfigException", "ConfigCompositionException", "defaults list", "OmegaConf", "struct"):
         assert wording not in text
@@ -73,6 +76,17 @@ def test_a_path_may_hold_parentheses_and_quotes() -> None:
 def test_columns_take_any_name_as_key() -> None:
     config = compose(["data.columns={prompt: 问题, system: a}", "data.columns.answer=reply"])
     assert config.data.columns == {"prompt": "问题", "system": "a", "answer": "reply"}
+
+
+@given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False)))
+def test_plain_numbers_are_what_hydra_reads_in_them(number: float) -> None:
+    read, grammar = words.parse(f"optim.lr={number!r}"), words._parser().parse_override(f"x={number!r}")
+    assert (type(read.value), read.value, read.text) == (type(grammar.value()), grammar.value(), repr(number))
+
+
+@pytest.mark.parametrize(("text", "value"), [("01", "01"), ("1.", 1.0), (".5", 0.5), ("1_000", 1000), ("+3", 3)])
+def test_numbers_in_other_forms_are_left_to_the_grammar(text: str, value: object) -> None:
+    assert words.parse(f"optim.lr={text}").value == value
 
 
 def test_a_reference_follows_the_value_it_names() -> None:
