@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from sweep_scale import sums
 
 from ftcluster.cluster.placement import Resources
 from ftcluster.cluster.ray_cluster import Cluster
@@ -34,7 +35,6 @@ from ftcluster.contracts.trial import RunState, TrialReport
 from ftcluster.errors import TrackingError
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
-from ftcluster.models.tiny import create_tiny_model
 from ftcluster.sweep.hosts import HostPool
 from ftcluster.sweep.launch import register, run_sweep
 from ftcluster.sweep.opening import Opening
@@ -150,18 +150,10 @@ def _deliver(ledger: Ledger, rows: Sequence[RunRow], home: Path) -> None:
 
 
 def _plan(folder: Path, trials: int, slots: int) -> SweepPlan:
-    rows = [{"question": f"What is {n} plus {n}?", "answer": f"It is {2 * n}."} for n in range(100)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    texts = [text for row in rows for text in row.values()]
-    create_tiny_model(folder / "model", texts, hidden_size=32, layers=2, heads=4, kv_heads=2, vocabulary=300)
     spec = {
         "name": "idle",
         "base": [
-            "experiment=lora_sft",
-            "model=folder",
-            f"model.path={folder / 'model'}",
-            "data=jsonl",
-            f"data.train=[{folder / 'rows.jsonl'}]",
+            *sums(folder),
             "evaluation=loss",
             "optim.duration=1 steps",
             "cluster.trials_per_host=1",

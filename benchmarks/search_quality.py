@@ -26,21 +26,18 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from response_surfaces import LOOKS, METRIC, RECIPES, Surface, load, names, prepare, read_curves, record, sweep
-from sweep_scale import SHAPE, MadeUpCluster, Quiet, Stretch
+from sweep_scale import MadeUpCluster, Stretch, drive, sums
 
 from ftcluster.contracts.trial import TrialReport
 from ftcluster.errors import TrialError
 from ftcluster.ledger.process import this_process
 from ftcluster.ledger.ranking import best_trial
 from ftcluster.ledger.store import Ledger
-from ftcluster.models.tiny import create_tiny_model
-from ftcluster.sweep.driver import Driver
-from ftcluster.sweep.hosts import HostPool
 from ftcluster.sweep.launch import register
 from ftcluster.sweep.plan import make_plan
 from ftcluster.sweep.specification import read_sweep
@@ -215,18 +212,7 @@ def replay(surface: Surface, rule: Rule, seed: int, folder: Path) -> Found:
         row = register(plan, ledger)
         ledger.claim(row.name, this_process(), lambda _: False)
         cluster = Replaying(surface, Numbered(ledger, surface))
-        with HostPool(cast(Any, cluster), lambda _: object, SLOTS) as hosts:
-            Driver(
-                replace(plan, name=row.name),
-                ledger,
-                cast(Any, cluster),
-                hosts,
-                lambda _: SHAPE,
-                [SHAPE],
-                Path(row.folder),
-                {},
-                cast(Any, Quiet()),
-            ).run()
+        drive(row, plan, ledger, cluster, SLOTS)
         trials = ledger.runs(parent=row.name)
     best = best_trial(trials, METRIC, "minimize", 1)
     assert best is not None, "a sweep over a surface finishes a trial"
@@ -236,23 +222,13 @@ def replay(surface: Surface, rule: Rule, seed: int, folder: Path) -> Found:
 
 def _sweep_file(surface: Surface, rule: Rule, seed: int, folder: Path, home: Path) -> Path:
     """A sweep over the surface's space, of a base that nothing is trained of."""
-    rows, model = folder / "rows.jsonl", folder / "model"
-    if not model.exists():
-        pairs = [{"question": f"What is {n} plus {n}?", "answer": f"It is {2 * n}."} for n in range(100)]
-        rows.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-        texts = [text for pair in pairs for text in pair.values()]
-        create_tiny_model(model, texts, hidden_size=32, layers=2, heads=4, kv_heads=2, vocabulary=300)
     words = (word for word in surface.made["recipe"]["words"] if word.startswith("adapter"))
     file = folder / "replayed.yaml"
     spec = {
         "name": "replayed",
         "base": [
-            "experiment=lora_sft",
+            *sums(folder),
             "evaluation=loss",
-            "model=folder",
-            f"model.path={model}",
-            "data=jsonl",
-            f"data.train=[{rows}]",
             "optim.micro_batch=1",
             f"optim.duration={STEPS} steps",
             f"home={home}",

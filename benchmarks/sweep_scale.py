@@ -29,12 +29,13 @@ from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.trial import TrialReport
 from ftcluster.demo.world import provide
 from ftcluster.ledger.process import this_process
+from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.models.tiny import create_tiny_model
 from ftcluster.sweep.driver import Driver
 from ftcluster.sweep.hosts import HostPool, Shape
 from ftcluster.sweep.launch import register
-from ftcluster.sweep.plan import make_plan
+from ftcluster.sweep.plan import SweepPlan, make_plan
 from ftcluster.sweep.specification import read_sweep
 from ftcluster.training.worker import Job, Outcome
 
@@ -164,19 +165,7 @@ def _run(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         row = register(plan, ledger)
         ledger.claim(row.name, this_process(), lambda _: False)
         began, memory = time.perf_counter(), _memory()
-        with HostPool(cast(Any, cluster), lambda _: object, options.gpus) as hosts:
-            driver = Driver(
-                replace(plan, name=row.name),
-                ledger,
-                cast(Any, cluster),
-                hosts,
-                lambda _: SHAPE,
-                [SHAPE],
-                Path(row.folder),
-                {},
-                cast(Any, Quiet()),
-            )
-            driver.run()
+        drive(row, plan, ledger, cluster, options.gpus)
         took = time.perf_counter() - began
         states: dict[str, int] = {}
         for trial in ledger.runs(parent=row.name):
@@ -192,19 +181,38 @@ def _run(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     }
 
 
+def drive(row: RunRow, plan: SweepPlan, ledger: Ledger, cluster: MadeUpCluster, most: int) -> None:
+    """Run the real driver of a registered sweep to its end, with so many trials at a time on made-up hosts."""
+    with HostPool(cast(Any, cluster), lambda _: object, most) as hosts:
+        Driver(
+            replace(plan, name=row.name),
+            ledger,
+            cast(Any, cluster),
+            hosts,
+            lambda _: SHAPE,
+            [SHAPE],
+            Path(row.folder),
+            {},
+            cast(Any, Quiet()),
+        ).run()
+
+
+def sums(folder: Path) -> list[str]:
+    """Words of a LoRA training that nothing has to be trained for: a tiny model, and rows about sums, in ``folder``."""
+    rows, model = folder / "rows.jsonl", folder / "model"
+    if not model.exists():
+        pairs = [{"question": f"What is {n} plus {n}?", "answer": f"It is {2 * n}."} for n in range(100)]
+        rows.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+        texts = [text for pair in pairs for text in pair.values()]
+        create_tiny_model(model, texts, hidden_size=32, layers=2, heads=4, kv_heads=2, vocabulary=300)
+    return ["experiment=lora_sft", "model=folder", f"model.path={model}", "data=jsonl", f"data.train=[{rows}]"]
+
+
 def _specification(folder: Path, options: argparse.Namespace) -> tuple[Any, RunConfig]:
-    rows = [{"question": f"What is {n} plus {n}?", "answer": f"It is {2 * n}."} for n in range(100)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    texts = [text for row in rows for text in row.values()]
-    create_tiny_model(folder / "model", texts, hidden_size=32, layers=2, heads=4, kv_heads=2, vocabulary=300)
     sweep = {
         "name": "large",
         "base": [
-            "experiment=lora_sft",
-            "model=folder",
-            f"model.path={folder / 'model'}",
-            "data=jsonl",
-            f"data.train=[{folder / 'rows.jsonl'}]",
+            *sums(folder),
             "optim.duration=270 steps",
             f"home={folder / 'home'}",
         ],

@@ -313,7 +313,6 @@ def _settings(row: RunRow) -> dict[str, Any]:
 
 
 def _next(row: RunRow, home: Path) -> str:
-
     option = home_option(home)
     if row.state in _RESUMABLE:
         sweep = row.name if row.kind == "sweep" else row.parent

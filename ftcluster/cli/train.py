@@ -133,7 +133,6 @@ def _show_plan(ready: Ready, as_json: bool) -> None:
 
 
 def _tell(result: TrainingResult, as_json: bool) -> None:
-
     for warning in result.warnings:
         notices().print(f"warning: {warning}", markup=False, soft_wrap=True)
     row = result.row

@@ -58,8 +58,9 @@ def parse(word: str) -> Word:
     if bad := refused_reference(text):
         raise ConfigError([f'"{word}": {bad} is not allowed; only plain references such as ${{optim.lr}} are.'])
     # What the grammar makes of plain numbers, without the milliseconds it takes: a sweep reads thousands of them.
-    if _INTEGER.fullmatch(text) or _FLOAT.fullmatch(text):
-        return Word(key, int(text) if _INTEGER.fullmatch(text) else float(text), text)
+    for number, form in ((int, _INTEGER), (float, _FLOAT)):
+        if form.fullmatch(text):
+            return Word(key, number(text), text)
     for attempt in _attempts(text):
         with suppress(HydraException):
             parsed = _parser().parse_override(f"value={attempt}")

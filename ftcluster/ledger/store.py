@@ -99,7 +99,7 @@ class Ledger:
         self,
         wanted: str,
         make: Callable[[str], RunRow],
-        same: Callable[[Sequence[RunRow]], RunRow | None] = lambda _: None,
+        same: Callable[[Sequence[RunRow]], RunRow | None] | None = None,
     ) -> RunRow:
         """Add what ``make`` makes of a name nobody has yet, made from any text; two processes never get the same.
 
@@ -111,9 +111,10 @@ class Ledger:
         """
         with self._writing() as connection:
             row = make(names.free(connection, wanted))
-            alike = sa.select(schema.runs).where(_RUNS.kind == row.kind).order_by(_RUNS.created_at, _RUNS.name)
-            if (found := same([schema.run_row(each) for each in connection.execute(alike)])) is not None:
-                return found
+            if same is not None:
+                alike = sa.select(schema.runs).where(_RUNS.kind == row.kind).order_by(_RUNS.created_at, _RUNS.name)
+                if (found := same([schema.run_row(each) for each in connection.execute(alike)])) is not None:
+                    return found
             return self._insert(connection, [row])[0]
 
     def _insert(self, connection: sa.Connection, rows: Sequence[RunRow]) -> list[RunRow]:

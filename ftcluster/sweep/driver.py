@@ -31,7 +31,7 @@ from ftcluster.sweep.control import PAUSE, STOP, Control, control, specification
 from ftcluster.sweep.ending import cause, end, end_all, interrupt
 from ftcluster.sweep.facts import Facts
 from ftcluster.sweep.fork import fork_all
-from ftcluster.sweep.hosts import HostPool, Shape, Wish
+from ftcluster.sweep.hosts import AHEAD, HostPool, Shape, Wish
 from ftcluster.sweep.judging import judge
 from ftcluster.sweep.losses import RETRIES, Losses
 from ftcluster.sweep.objectives import measured
@@ -49,7 +49,6 @@ from ftcluster.training.worker import Outcome
 
 _TICK = 0.25  # seconds between looks at running trials
 _PATIENCE = 60.0  # seconds running trials have to save when everything is put away
-_AHEAD = 60.0  # seconds that trials behind it may run ahead of one that does not fit yet
 _LEDGER = ""
 _HOPELESS = 3  # trials that fail for one reason before any has reported: the others would, too
 _MOST = 1024  # trials that hosts are made ready for before they are proposed
@@ -262,7 +261,7 @@ class Driver:
                 placed.append((trial, host))
                 continue
             full.add(wish)
-            if self.clock() - self._since.setdefault(trial.name, self.clock()) > _AHEAD:
+            if self.clock() - self._since.setdefault(trial.name, self.clock()) > AHEAD:
                 return False
         return True
 

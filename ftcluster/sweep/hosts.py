@@ -24,7 +24,8 @@ from ftcluster.cluster.host import Arrival, Host, HostLostError
 from ftcluster.cluster.placement import NodeRoom, Resources, left_over, place, together, without
 from ftcluster.cluster.ray_cluster import Cluster
 
-_IDLE = 60.0  # seconds until a host that nobody wants is let go
+IDLE = 60.0  # seconds until a host that nobody wants is let go
+AHEAD = 60.0  # seconds that trials behind it may run ahead of one that does not fit yet
 _ROUNDING = 1e-6
 _FAILURES = 3  # of hosts that start, one after another, before the next one is an error
 
@@ -329,7 +330,7 @@ class HostPool:
             self.retire(host, keep=True)
 
     def _let_go(self, wanted: set[Shape]) -> None:
-        long_ago = time.monotonic() - _IDLE
+        long_ago = time.monotonic() - IDLE
         for entry in list(self._entries.values()):
             if entry.idle and entry.shape not in wanted and entry.idle_since < long_ago:
                 self._end(entry)

@@ -71,7 +71,7 @@ def register(plan: SweepPlan, ledger: Ledger, *, once: bool = False) -> RunRow:
     row = ledger.add_with_free_name(
         plan.name,
         lambda name: RunRow(name=name, kind="sweep", folder=str(home / name), config=config),
-        lambda rows: unfinished(rows, plan.spec) if once else None,
+        (lambda rows: unfinished(rows, plan.spec)) if once else None,
     )
     adopt(home, plan.spec, Path(row.folder))
     return row

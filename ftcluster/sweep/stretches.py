@@ -14,12 +14,11 @@ from ftcluster.cluster.host import Host
 from ftcluster.config.compose import from_dict
 from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.trial import RunState
-from ftcluster.data.prepared.folder import PreparedData
 from ftcluster.errors import FtclusterError, StoreError
 from ftcluster.ledger.schema import RunRow
+from ftcluster.sweep.datasets import Datasets
 from ftcluster.sweep.facts import Facts
 from ftcluster.sweep.plan import SweepPlan
-from ftcluster.training.bench import prepare_data
 from ftcluster.training.session import plan as plan_of
 from ftcluster.training.worker import Job
 
@@ -44,7 +43,7 @@ class Launcher:
     facts: Facts
     tags: Mapping[str, str]
     totals: dict[str, int] = field(default_factory=dict)
-    _prepared: dict[str, PreparedData] = field(default_factory=dict)
+    _datasets: Datasets = field(default_factory=Datasets)
     _configs: dict[str, RunConfig] = field(default_factory=dict)  # of trials that wait
 
     def config(self, trial: RunRow) -> RunConfig:
@@ -77,17 +76,10 @@ class Launcher:
 
     def _ready(self, plan: SweepPlan, trial: RunRow, host: Host) -> tuple[Stretch, Job]:
         config = self.config(trial)
-        data = self._data(config)
+        data = self._datasets.of(config)
         total = self.totals[trial.name] = plan_of(config, data).total
         rung = len(self.facts.values.get(trial.number, ()))
         until = plan.until(rung, total)
         tags = {**self.tags, "ftcluster.sweep": plan.name, "ftcluster.identity": trial.identity}
         job = Job(trial.config, trial.folder, str(data.folder), until, tags)
         return Stretch(trial, rung, until, host, None, time.time()), job
-
-    def _data(self, config: RunConfig) -> PreparedData:
-        """Trials of the same data share what was prepared."""
-        key = repr((config.model, config.data, config.objective))
-        if key not in self._prepared:
-            self._prepared[key] = prepare_data(config)
-        return self._prepared[key]

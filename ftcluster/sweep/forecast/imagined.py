@@ -17,10 +17,10 @@ from ftcluster.contracts.trial import NAMED
 from ftcluster.data.prepared.folder import PreparedData
 from ftcluster.errors import ConfigError
 from ftcluster.sweep.bundles import flat, named_values, read_words
+from ftcluster.sweep.datasets import Datasets
 from ftcluster.sweep.plan import SweepPlan
 from ftcluster.sweep.space import Point, levels, override_words
 from ftcluster.sweep.study import ESTIMATORS, propose
-from ftcluster.training.bench import prepare_data
 from ftcluster.training.session import Plan
 from ftcluster.training.session import plan as plan_of
 
@@ -74,14 +74,11 @@ class Imagined:
 class Lengths:
     """Steps of trainings and the data they read, each worked out once."""
 
-    _prepared: dict[str, PreparedData] = field(default_factory=dict)
+    _datasets: Datasets = field(default_factory=Datasets)
     _plans: dict[tuple[Kind, str, str], Plan] = field(default_factory=dict)
 
     def data(self, config: RunConfig) -> PreparedData:
-        key = repr((config.model, config.data, config.objective))
-        if key not in self._prepared:
-            self._prepared[key] = prepare_data(config)
-        return self._prepared[key]
+        return self._datasets.of(config)
 
     def plan(self, trial: Imagined) -> Plan:
         config = trial.config

@@ -18,12 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ftcluster.cluster.placement import NodeRoom, place, together
-from ftcluster.sweep.hosts import Shape
+from ftcluster.sweep.hosts import AHEAD, IDLE, Shape
 from ftcluster.sweep.judging import Verdict
 from ftcluster.sweep.timeline import Span
 
-IDLE = 60.0  # seconds until a host that nobody wants is let go
-AHEAD = 60.0  # seconds that trials behind it may run ahead of one that does not fit yet
 _DECISIONS = 200  # in a sweep, at most about so many: of thousands of trials each takes milliseconds
 
 

@@ -191,7 +191,7 @@ def test_a_host_with_bad_gpus_sits_on_them_and_is_never_used(monkeypatch: pytest
     assert len(cluster.started) == 2
     assert taken(hosts, Wish(SMALL)).number == 1
     assert hosts.take(Wish(SMALL)) is None
-    monkeypatch.setattr(module, "_IDLE", -1.0)
+    monkeypatch.setattr(module, "IDLE", -1.0)
     hosts.arrange([])
     assert not cluster.started[0].killed
     assert hosts.can_ever(Wish(SMALL))
@@ -214,7 +214,7 @@ def test_a_retired_host_ends_with_its_last_trial_and_takes_nobody_in() -> None:
 def test_a_host_that_nobody_wanted_for_a_while_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = SimpleCluster(one=1)
     hosts = opened(cluster)
-    monkeypatch.setattr(module, "_IDLE", -1.0)
+    monkeypatch.setattr(module, "IDLE", -1.0)
     hosts.arrange([Wish(SMALL)])
     assert not cluster.started[0].killed
     hosts.arrange([])
