@@ -53,18 +53,27 @@ class LogicalNodes:
         self._holder = holder
         address, head = self._told().split()
         self.address, self.head = address, int(head)
+        self._nodes: list[str] = []
 
     def add(self, cpus: int) -> str:
         """A new node; its id."""
-        return self._asked(f"add {cpus}")
+        self._nodes.append(self._asked(f"add {cpus}"))
+        return self._nodes[-1]
 
     def kill(self, node: str) -> None:
         """Kill all processes of a node, without a word to them."""
+        self._nodes.remove(node)
         self._asked(f"kill {node}")
 
     def dismiss(self, node: str) -> None:
         """End a node in peace; the head knows at once."""
+        self._nodes.remove(node)
         self._asked(f"dismiss {node}")
+
+    def clear(self) -> None:
+        """End all that are still there: a test that failed must not give its nodes to the next one."""
+        while self._nodes:
+            self.dismiss(self._nodes[-1])
 
     def drain(self, node: str, seconds: int) -> None:
         """Give notice, as a spot market does: what ``ray drain-node`` asks the head, without its start-up."""

@@ -7,6 +7,7 @@ it runs what the command runs. What to do in it before, ``before``, is a functio
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import select
@@ -30,7 +31,7 @@ _IMPORTED = (
     "ftcluster.sweep.driver",
     "ftcluster.tracking.projector",
     "ftcluster.training.launch",
-    "mlflow",
+    "mlflow.store.tracking.sqlalchemy_store",
     "peft",
     "transformers.models.qwen2.modeling_qwen2",
 )
@@ -168,6 +169,8 @@ def _serve(connection: socket.socket) -> int:
     for module in _IMPORTED:
         import_module(module)
     assert threading.active_count() == 1, "a process with threads must not fork"
+    gc.collect()
+    gc.freeze()  # what is imported is shared for good, and not copied by the first that looks for garbage
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, _LARGEST, 1)

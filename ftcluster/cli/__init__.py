@@ -5,6 +5,7 @@ Verbs live one per file; ``app`` lists them. Nothing heavy is imported before a 
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader has gone (`ftcluster runs | head`). What is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    finally:
+        gc.freeze()  # at its end Python looks for garbage: half a second once torch is imported
 
 
 def _run(words: list[str]) -> int:

@@ -20,6 +20,7 @@ from ftcluster.cli.sweep_plan import show_forecast
 from ftcluster.cli.sweep_status import list_sweeps, status, watch
 from ftcluster.config.environment import default_home, home_option
 from ftcluster.errors import UsageError
+from ftcluster.imports import heavy_imports
 
 if TYPE_CHECKING:
     from ftcluster.config.schema import RunConfig, SweepConfig
@@ -81,15 +82,15 @@ def run(
             resume(begun, home=Path(base.home), as_json=as_json)
             return
         new = begun is None
-    # Only now, since torch and transformers come with them, which takes seconds.
-    from ftcluster.config.checks import check_files
-    from ftcluster.demo.world import provide
-    from ftcluster.ledger.store import Ledger
-    from ftcluster.sweep.bundles import swept_keys, trials_at_most
-    from ftcluster.sweep.forecast.beginning import made_ready
-    from ftcluster.sweep.launch import register
-    from ftcluster.sweep.opening import Opening
-    from ftcluster.training.records import reap
+    with heavy_imports():  # only now, since torch and transformers come with them
+        from ftcluster.config.checks import check_files
+        from ftcluster.demo.world import provide
+        from ftcluster.ledger.store import Ledger
+        from ftcluster.sweep.bundles import swept_keys, trials_at_most
+        from ftcluster.sweep.forecast.beginning import made_ready
+        from ftcluster.sweep.launch import register
+        from ftcluster.sweep.opening import Opening
+        from ftcluster.training.records import reap
 
     with TrainingBar() as training:
         provide(base, notices().print, training.observe)

@@ -16,6 +16,7 @@ from ftcluster.config.checks import check
 from ftcluster.config.compose import compose, resolve_home, to_dict
 from ftcluster.config.environment import default_home, home_option
 from ftcluster.errors import UsageError
+from ftcluster.imports import heavy_imports
 
 if TYPE_CHECKING:
     from ftcluster.config.schema import RunConfig
@@ -50,13 +51,14 @@ def train(
     """
     words = [*(overrides or []), *([f"home={home}"] if home else [])]
     config = _stored(resume, overrides, home) if resume else _composed(overrides, words, config_dir)
-    check(config)  # before torch and transformers are imported, which takes seconds
-    from ftcluster.cli.data_report import tell_data, tell_engine
-    from ftcluster.demo.world import provide
-    from ftcluster.ledger.store import Ledger
-    from ftcluster.training.bench import size_of
-    from ftcluster.training.launch import get_ready, register, run_training
-    from ftcluster.training.records import reap
+    check(config)
+    with heavy_imports():  # only now, since torch and transformers come with them
+        from ftcluster.cli.data_report import tell_data, tell_engine
+        from ftcluster.demo.world import provide
+        from ftcluster.ledger.store import Ledger
+        from ftcluster.training.bench import size_of
+        from ftcluster.training.launch import get_ready, register, run_training
+        from ftcluster.training.records import reap
 
     with TrainingBar() as bar:
         provide(config, notices().print, bar.observe)

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+
+# All of it here: SQLAlchemy asks a module of its ORM that another thread, in which MLflow comes, has half imported.
+import sqlalchemy.orm
 from sqlalchemy import event
 
 from ftcluster.errors import StoreError

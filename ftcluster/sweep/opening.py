@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Self
 
 from ftcluster.cluster.notes import Notes
-from ftcluster.cluster.placement import Resources
 from ftcluster.cluster.ray_cluster import Cluster
 from ftcluster.config.environment import ray_address
 from ftcluster.config.schema import RunConfig
@@ -18,8 +17,8 @@ from ftcluster.ledger.process import this_process
 from ftcluster.sweep.hosts import HostPool, Shape
 from ftcluster.sweep.sharing import Sharing
 from ftcluster.sweep.space import Space, levels
+from ftcluster.sweep.workers import worker
 from ftcluster.training.bench import trials_per_host
-from ftcluster.training.host import HostWorker
 
 
 class Opening:
@@ -119,9 +118,3 @@ def shape_of(cluster: Cluster, config: RunConfig, swept: Collection[str]) -> Sha
         gpu_memory=round(wanted.gpu_memory_gib * 2**30),
     )
     return Shape(resources, trials_per_host(config, swept, gpus=resources.gpus > 0))
-
-
-def worker(resources: Resources) -> Callable[[], HostWorker]:
-    """What makes the worker of a host's rank."""
-    threads, gpus = max(1, int(resources.cpus)), resources.gpus > 0
-    return lambda: HostWorker(threads, gpus=gpus)

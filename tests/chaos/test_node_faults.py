@@ -59,6 +59,12 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LogicalNodes]:
         yield nodes
 
 
+@pytest.fixture(autouse=True)
+def no_node_is_left(nodes: LogicalNodes) -> Iterator[None]:
+    yield
+    nodes.clear()
+
+
 @contextmanager
 def running(nodes: LogicalNodes, log: Path, *words: str) -> Iterator[Program]:
     """``ftcluster WORDS`` on this cluster."""

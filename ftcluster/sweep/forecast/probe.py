@@ -30,7 +30,7 @@ from ftcluster.config.schema import RunConfig
 from ftcluster.errors import UsageError, first_line
 from ftcluster.ledger.process import Owner, is_alive, this_process
 from ftcluster.sweep.hosts import Shape
-from ftcluster.sweep.opening import worker
+from ftcluster.sweep.workers import worker
 from ftcluster.tracking.history import read_metrics
 from ftcluster.training.worker import Job, Outcome
 

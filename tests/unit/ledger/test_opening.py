@@ -76,6 +76,19 @@ def test_an_up_to_date_ledger_opens_fast_and_without_the_migration_tool(home):
     assert took[1] == "False"
 
 
+def test_with_the_ledger_comes_all_of_sqlalchemy_that_mlflow_would_import_in_a_thread_beside_it():
+    parts = "sorted(name for name in sys.modules if name.split('.')[:2] == ['sqlalchemy', 'orm'])"
+    script = f"""
+import ftcluster.ledger.store, sys
+before = {parts}
+import mlflow.store.tracking.sqlalchemy_store
+print(len(before), *set({parts}).difference(before))
+"""
+    count, *missing = in_new_process(script)
+    assert int(count) > 10
+    assert not missing
+
+
 def test_an_empty_file_is_brought_up_to_date(home):
     home.mkdir()
     (home / "ledger.db").touch()
