@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from ftcluster.config.schema import SweepConfig
     from ftcluster.ledger.schema import RunRow
     from ftcluster.ledger.store import Ledger
     from ftcluster.sweep.opening import Opening
@@ -123,12 +124,15 @@ class Sweep:
 CURVE = ("trial", "metric", "step", "value", "time")
 
 
-def sweep(file: str | Path, *words: str, home: str | Path | None = None) -> Sweep:
+def sweep(file: str | Path, *words: str, home: str | Path | None = None, resume: bool | None = None) -> Sweep:
     """Run a sweep to its end: a sweep file or the name of a shipped one, and words that change it.
 
     ``ftcluster.sweep("sweeps/rank.yaml", "budget.trials=4", "optim.lr=choice(1e-3, 1e-4)")``
 
+    If the same one was begun before and has not ended, ``resume=True`` goes on with it, and False begins another.
+
     Raises:
+        UsageError: that is so, and ``resume`` says neither.
         ConfigError: all problems of the file and the words.
         Interrupted: stopped; everything was saved, and ``open_sweep(name).resume()`` goes on.
         TrialError: no trial finished.
@@ -136,6 +140,11 @@ def sweep(file: str | Path, *words: str, home: str | Path | None = None) -> Swee
     from ftcluster.sweep.specification import read_sweep
 
     spec, base = read_sweep(str(file), _words(words, home))  # before torch is imported, which takes seconds
+    if resume is not False and (begun := _begun(spec, Path(base.home))):
+        if resume is None:
+            remedy = "resume=True goes on with it, resume=False begins another one"
+            raise UsageError(f"{begun.name} is the same sweep and is {begun.state}", remedy=remedy)
+        return Sweep(begun.name, Path(base.home)).resume()
     from ftcluster.config.checks import check_files
     from ftcluster.demo.world import provide
     from ftcluster.sweep.bundles import swept_keys, trials_at_most
@@ -151,9 +160,18 @@ def sweep(file: str | Path, *words: str, home: str | Path | None = None) -> Swee
         opening.begin()
         plan = made_ready(make_plan(spec, base), opening, lambda text: console.print(text, markup=False))
         with _ledger(base.home) as ledger:
-            row = register(plan, ledger)
+            row = register(plan, ledger, once=resume is not False)
             _drive(row, plan, ledger, console, opening)
     return Sweep(row.name, Path(base.home))
+
+
+def _begun(spec: SweepConfig, home: Path) -> RunRow | None:
+    from ftcluster.sweep.control import unfinished
+    from ftcluster.training.records import reap
+
+    with _ledger(home) as ledger:
+        reap(ledger)
+        return unfinished(ledger.runs("sweep"), spec)
 
 
 def _drive(row: RunRow, plan: SweepPlan, ledger: Ledger, console: Console, opening: Opening | None = None) -> None:

@@ -202,7 +202,8 @@ def check_sweep(sweep: SweepConfig, base: RunConfig) -> None:
 
 def _pruner(sweep: SweepConfig) -> Iterator[str]:
     pruner = sweep.pruner
-    yield from _duration("pruner.first", pruner.first)
+    if pruner.first:
+        yield from _duration("pruner.first", pruner.first)
     if pruner.every:
         yield from _duration("pruner.every", pruner.every)
     try:

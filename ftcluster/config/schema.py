@@ -185,8 +185,8 @@ class PrunerConfig:
     """Who stops trials early."""
 
     name: str = "none"  # none | halving | hyperband | median | pbt
-    first: str = "50 steps"  # training before the first judgement
-    eta: int = 2  # halving, hyperband: 1 of eta trials goes on at each rung, and trains eta times longer
+    first: str = ""  # training before the first judgement; empty: total / eta / eta, a ninth (docs/search.md)
+    eta: int = 3  # halving, hyperband: 1 of eta trials goes on at each rung, and trains eta times longer
     every: str = ""  # none, median, pbt: duration between judgements after the first; empty: as long as the first
     startup: int = 4  # median: trials that must have come before one that is stopped
     threshold: str = ""  # value of the metric beyond which a trial is stopped, whatever the others do; empty: none

@@ -168,7 +168,8 @@ def _rungs(spec: SweepConfig, steps: Plan) -> tuple[int, ...]:
     pruner = spec.pruner
     if pruner.name == "none" and not pruner.patience and not pruner.threshold:
         return (steps.total,)
-    first = _in_steps(pruner.first, steps)
+    # Rounded up, or the last judgement would be a few steps before the end.
+    first = _in_steps(pruner.first, steps) if pruner.first else -(-steps.total // pruner.eta**2)
     if first >= steps.total:
         raise ConfigError(
             [
@@ -178,7 +179,7 @@ def _rungs(spec: SweepConfig, steps: Plan) -> tuple[int, ...]:
         )
     if pruner.name in ("halving", "hyperband"):
         return rungs(first, pruner.eta, steps.total)
-    every = _in_steps(pruner.every or pruner.first, steps)
+    every = _in_steps(pruner.every, steps) if pruner.every else first
     judged = range(first, steps.total, every)
     if len(judged) > MOST_RUNGS:
         raise ConfigError([f"trials would be judged {len(judged)} times, and saved each time; raise pruner.every."])

@@ -6,9 +6,12 @@ came from or how far its spool was read.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftcluster.contracts.metric import Metric
 from ftcluster.tracking.projection import (
     LONGEST_NAME,
     LONGEST_TAG,
@@ -27,30 +30,51 @@ if TYPE_CHECKING:
 
 def send_slice(client: MlflowClient, run_id: str, part: Slice) -> None:
     """One slice, its state last: a run that reads as finished in MLflow has everything recorded before."""
-    from mlflow.entities import Metric as MlflowMetric
-
-    tags = dict(part.tags)
+    tags, params = dict(part.tags), dict[str, str]()
     if part.params:
-        tags |= _send_params(client, run_id, part)
-    for points in requests_of(part.metrics, METRICS_PER_REQUEST):
-        client.log_batch(run_id, metrics=[MlflowMetric(p.name, p.value, p.timestamp_ms, p.step) for p in points])
+        params, changes = _compared(client, run_id, part)
+        tags |= changes
     missing = [_shown(path, under) for path, under in part.artifacts if not _upload(client, run_id, path, under)]
     if missing:
         tags["ftcluster.missing_artifacts"] = as_text(", ".join(missing), LONGEST_TAG)
     if part.change:
         tags |= {"ftcluster.state": part.change.state.value, "ftcluster.reason": part.change.reason}
-    _send_tags(client, run_id, tags)
+    _send(client, run_id, part.metrics, params, tags)
     if part.change:
         _set_status(client, run_id, part.change)
 
 
-def _send_params(client: MlflowClient, run_id: str, part: Slice) -> dict[str, str]:
+def send_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Any number of them."""
+    _send(client, run_id, (), {}, tags)
+
+
+def _send(
+    client: MlflowClient, run_id: str, metrics: Iterable[Metric], params: Mapping[str, str], tags: Mapping[str, str]
+) -> None:
+    """In as few requests as MLflow's limits allow."""
+    from mlflow.entities import Metric as MlflowMetric
+    from mlflow.entities import Param, RunTag
+
+    for points, values, texts in zip_longest(
+        requests_of(metrics, METRICS_PER_REQUEST),
+        requests_of(params.items(), TEXTS_PER_REQUEST),
+        requests_of(tags.items(), TEXTS_PER_REQUEST),
+        fillvalue=(),
+    ):
+        client.log_batch(
+            run_id,
+            metrics=[MlflowMetric(point.name, point.value, point.timestamp_ms, point.step) for point in points],
+            params=[Param(key, value) for key, value in values],
+            tags=[RunTag(key, value) for key, value in texts],
+        )
+
+
+def _compared(client: MlflowClient, run_id: str, part: Slice) -> tuple[dict[str, str], dict[str, str]]:
     """Params MLflow does not have yet; the tags that tell of those it has with another value.
 
     MLflow refuses to change a param, but a run may be resumed for longer or elsewhere.
     """
-    from mlflow.entities import Param
-
     known: dict[str, str] = dict(client.get_run(run_id).data.params)
     new: dict[str, str] = {}
     changes: dict[str, str] = {}
@@ -59,16 +83,7 @@ def _send_params(client: MlflowClient, run_id: str, part: Slice) -> dict[str, st
             known[key] = new[key] = value
         elif known[key] != value:
             changes[f"ftcluster.changed.{key}"[:LONGEST_NAME]] = as_text(f"{known[key]} -> {value}", LONGEST_TAG)
-    for texts in requests_of(new.items(), TEXTS_PER_REQUEST):
-        client.log_batch(run_id, params=[Param(key, value) for key, value in texts])
-    return changes
-
-
-def _send_tags(client: MlflowClient, run_id: str, tags: dict[str, str]) -> None:
-    from mlflow.entities import RunTag
-
-    for texts in requests_of(tags.items(), TEXTS_PER_REQUEST):
-        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in texts])
+    return new, changes
 
 
 def _upload(client: MlflowClient, run_id: str, path: Path, under: str) -> bool:

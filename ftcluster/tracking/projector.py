@@ -15,7 +15,7 @@ import fcntl
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from platform import node
 from typing import TYPE_CHECKING
 
 from ftcluster.tracking.bookmark import Bookmark, count_pending, read_bookmark
-from ftcluster.tracking.delivery import send_slice
+from ftcluster.tracking.delivery import send_slice, send_tags
 from ftcluster.tracking.mlflow_store import artifact_root, mlflow_errors, open_client, prepare_store
 from ftcluster.tracking.projection import read_slices
 from ftcluster.tracking.records import SPOOL, read_lines
@@ -112,24 +112,29 @@ class Projector:
         experiment_id = _find_or_create_experiment(client, run.experiment, artifact_root(self._uri))
         tags = {"ftcluster.kind": run.kind}
         if run.parent:
-            tags["mlflow.parentRunId"] = self._find_or_create_run(client, run.parent, experiment_id, born)
-        run_id = self._find_or_create_run(client, run.name, experiment_id, born)
-        for key, text in tags.items():
-            client.set_tag(run_id, key, text)
+            tags["mlflow.parentRunId"] = self._find_or_create_run(client, run.parent, experiment_id, born, {})
+        run_id = self._find_or_create_run(client, run.name, experiment_id, born, tags)
         bookmark = Bookmark(self._shown_uri, run_id)
         bookmark.save(run.folder)
         return bookmark
 
-    def _find_or_create_run(self, client: MlflowClient, name: str, experiment_id: str, born_ms: int) -> str:
-        """Also used for a parent that was not delivered yet: its own delivery finds it by the same tags."""
-        if name not in self._seen:
+    def _find_or_create_run(
+        self, client: MlflowClient, name: str, experiment_id: str, born_ms: int, tags: Mapping[str, str]
+    ) -> str:
+        """Also used for a parent that was not delivered yet: its own delivery finds it and adds its tags."""
+        if name in self._seen:
+            run_id = self._seen[name]
+        else:
             identity = {RUN_TAG: name, HOME_TAG: self._home_id()}
             condition = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in identity.items())
             found = client.search_runs([experiment_id], condition, max_results=1)
-            tags = identity | {"mlflow.source.name": "ftcluster"}
-            run = found[0] if found else client.create_run(experiment_id, born_ms, tags=tags, run_name=name)
-            self._seen[name] = run.info.run_id
-        return self._seen[name]
+            if not found:
+                born_with = {**identity, "mlflow.source.name": "ftcluster", **tags}
+                found = [client.create_run(experiment_id, born_ms, tags=born_with, run_name=name)]
+                tags = {}
+            run_id = self._seen[name] = found[0].info.run_id
+        send_tags(client, run_id, tags)
+        return run_id
 
     def _home_id(self) -> str:
         """Keeps runs of the same name apart that come from different homes to one server."""

@@ -32,10 +32,17 @@ class ProjectorThread:
         self._thread.start()
 
     def stop(self, timeout: float = 30.0) -> int:
-        """Make a last attempt, for at most ``timeout`` seconds; the number of records still undelivered."""
+        """Make a last attempt, for ``timeout`` seconds and on as long as records arrive; how many are undelivered."""
         self._stopping.set()
-        if self._thread.ident:
+        left = self._pending()
+        while self._thread.ident:
             self._thread.join(timeout)
+            before, left = left, self._pending()
+            if not self._thread.is_alive() or left >= before:
+                break
+        return left
+
+    def _pending(self) -> int:
         try:
             return sum(self._projector.pending(run) for run in self._runs())
         except Exception:

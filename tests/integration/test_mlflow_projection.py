@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from threading import Semaphore
+from typing import cast
 
 import pytest
 from mlflow import MlflowClient
@@ -344,6 +346,32 @@ def test_stopping_tells_what_a_server_that_is_away_did_not_get(home: Path) -> No
     thread.start()
 
     assert thread.stop() == 3
+
+
+class OneWhenAsked:
+    """A projector of five records that delivers another one whenever somebody asks how many are left."""
+
+    def __init__(self) -> None:
+        self.left, self._wanted, self._done = 5, Semaphore(0), Semaphore(0)
+
+    def pending(self, _: RunToProject) -> int:
+        if self.left:
+            self._wanted.release()
+            assert self._done.acquire(timeout=60)
+        return self.left
+
+    def deliver(self, _: RunToProject) -> None:
+        while self.left:
+            self._wanted.acquire()
+            self.left -= 1
+            self._done.release()
+
+
+def test_stopping_waits_as_long_as_records_arrive(home: Path) -> None:
+    thread = ProjectorThread(cast(Projector, OneWhenAsked()), lambda: [a_run(home)], interval=0.01)
+    thread.start()
+
+    assert thread.stop(timeout=0.01) == 0
 
 
 def test_nothing_that_goes_wrong_reaches_the_driver(home: Path, caplog: pytest.LogCaptureFixture) -> None:

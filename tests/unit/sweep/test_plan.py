@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from training_samples import World, make_world
 
+import ftcluster
 from ftcluster.config.compose import compose, to_dict
 from ftcluster.config.schema import PrunerConfig, RunConfig, SweepConfig
 from ftcluster.contracts.trial import RunState, TrialReport
@@ -55,7 +56,10 @@ def test_names_of_trials_sort_by_number() -> None:
         ("name: none, patience: 2, first: 4 steps", (4, 8, 12, 16)),
         ("name: median, first: 4 steps, every: 8 steps", (4, 12)),
         ("name: halving, first: 0.1 epochs, eta: 3", (3, 9)),
-        ("name: hyperband, first: 400 tokens", (3, 6, 12)),
+        ("name: hyperband, first: 400 tokens, eta: 2", (3, 6, 12)),
+        ("name: halving", (3, 9)),
+        ("name: halving, eta: 2", (5, 10)),
+        ("name: median", (3, 6, 9, 12, 15, 18)),
     ],
 )
 def test_trials_are_judged_in_steps_tokens_or_epochs(
@@ -224,3 +228,11 @@ def test_an_earlier_sweep_whose_values_mean_something_else_is_refused(world: Wor
         sweep_of(world, tmp_path, EARLIER.replace("[before]", "[before-00]"))
     with pytest.raises(UsageError, match="no trial of it has a result within the space"):
         sweep_of(world, tmp_path, EARLIER.replace('"2,4,8"', '"16,32"'), "data.validation_fraction=0.2")
+
+
+def test_a_notebook_has_to_say_whether_it_goes_on_with_the_same_sweep(world: World, tmp_path: Path) -> None:
+    plan = sweep_of(world, tmp_path, 'space: {adapter.rank: "2,4"}\n')
+    with Ledger.open(tmp_path) as ledger:
+        register(plan, ledger)
+    with pytest.raises(UsageError, match=r"s is the same sweep and is waiting\n  -> resume=True goes on with it"):
+        ftcluster.sweep(tmp_path / "s.yaml")
