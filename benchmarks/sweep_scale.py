@@ -80,13 +80,14 @@ class MadeUpHost:
 
 @dataclass
 class MadeUpCluster:
-    """GPUs, and how long the driver waited for them."""
+    """GPUs, and how long the driver waited for them, or rested."""
 
     gpus: int
     seconds: float
     waited: float = 0.0
     reports: int = 0
     first: float = math.inf
+    memory: int = 0  # bytes at the first report
     _running: list[Stretch] = field(default_factory=list)
     _free: int = 0
 
@@ -116,17 +117,23 @@ class MadeUpCluster:
             return came_up
         left = self._running[0].ends - time.perf_counter()
         if left > 0:
-            began = time.perf_counter()
-            time.sleep(min(left, timeout))
-            self.waited += time.perf_counter() - began
+            self.rest(min(left, timeout))
         ended = []
         while self._running and self._running[0].ends <= time.perf_counter():
             ended.append(heapq.heappop(self._running))
         return ended
 
+    def rest(self, seconds: float) -> None:
+        """Wait, and remember that nothing was done meanwhile."""
+        began = time.perf_counter()
+        time.sleep(seconds)
+        self.waited += time.perf_counter() - began
+
     def result(self, handle: Any) -> Any:
         if isinstance(handle, MadeUpHost):
             return Arrival(1)
+        if not self.reports:
+            self.memory = _memory()
         self.reports += 1
         return Outcome(report=_report(handle.job))
 
@@ -164,9 +171,9 @@ def _run(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     with Ledger.open(options.ledger or folder / "home") as ledger:
         row = register(plan, ledger)
         ledger.claim(row.name, this_process(), lambda _: False)
-        began, memory = time.perf_counter(), _memory()
+        began = time.perf_counter()
         drive(row, plan, ledger, cluster, options.gpus)
-        took = time.perf_counter() - began
+        took, memory = time.perf_counter() - began, _memory()
         states: dict[str, int] = {}
         for trial in ledger.runs(parent=row.name):
             states[trial.state.value] = states.get(trial.state.value, 0) + 1
@@ -177,7 +184,7 @@ def _run(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         "ms_per_report": round(1000 * busy / cluster.reports, 3),
         "seconds_to_first_trial": round(cluster.first - began, 3),
         "busy_share": round(busy / took, 3),
-        "mib_grown_by": round((_memory() - memory) / 2**20, 1),
+        "mib_grown_by": round((memory - cluster.memory) / 2**20, 1),
     }
 
 
@@ -194,6 +201,7 @@ def drive(row: RunRow, plan: SweepPlan, ledger: Ledger, cluster: MadeUpCluster, 
             Path(row.folder),
             {},
             cast(Any, Quiet()),
+            rest=cluster.rest,
         ).run()
 
 

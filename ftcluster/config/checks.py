@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +22,7 @@ from ftcluster.config.schema import BudgetConfig, RunConfig, SourceConfig, Sweep
 from ftcluster.config.sharding import sharding_problems
 from ftcluster.config.suggest import did_you_mean
 from ftcluster.config.thresholds import threshold_problems
-from ftcluster.config.values import show, to_dict
+from ftcluster.config.values import show
 from ftcluster.errors import ConfigError
 from ftcluster.units import Duration
 
@@ -276,13 +278,13 @@ def _fields(config: RunConfig) -> Iterator[str]:
 
 
 def _flat(config: RunConfig | SweepConfig) -> dict[str, object]:
-    tree = to_dict(config)
-    found: dict[str, object] = {}
     kind: Any = type(config)
-    for key in known_keys(kind):
-        section, _, name = key.rpartition(".")
-        found[key] = tree[section][name] if section else tree[name]
-    return found
+    return {key: value(config) for key, value in _getters(kind).items()}
+
+
+@cache
+def _getters(kind: Any) -> dict[str, Callable[[Any], object]]:
+    return {key: attrgetter(key) for key in known_keys(kind)}
 
 
 def _name(field: str, value: str) -> Iterator[str]:

@@ -31,6 +31,8 @@ from ftcluster.errors import ConfigError, Problems
 
 __all__ = ["compose", "experiments", "from_dict", "groups", "known_keys", "override", "resolve_home", "to_dict"]
 
+_WITH_PATHS = ("home", "model", "data")  # parts of a config
+
 
 def compose(overrides: Sequence[str], *, config_dir: Path | None = None) -> RunConfig:
     """The config that these words describe, e.g. ``["experiment=lora_sft", "optim.lr=1e-3"]``.
@@ -66,10 +68,11 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     options = groups() if any("." not in word.key for word in words) else {}
     words = _sound(words, lambda word: _bad_key(word, options), found)
     with found.collected():
-        tree = _with(to_dict(config), words)
-        parts = tuple(tree) if _refers(tree) else dict.fromkeys(word.key.partition(".")[0] for word in words)
-        made = build(RunConfig, _resolved({part: tree[part] for part in parts}))
-        changed = _absolute_paths(replace(config, **{part: getattr(made, part) for part in parts}))
+        parts = {word.key.partition(".")[0] for word in words}
+        tree = _with(to_dict(config) if _has([word.value for word in words], "${") else to_dict(config, parts), words)
+        made = build(RunConfig, _resolved(tree))
+        changed = replace(config, **{part: getattr(made, part) for part in tree})
+        changed = _absolute_paths(changed) if not parts.isdisjoint(_WITH_PATHS) else changed
     found.refuse()
     return changed
 
@@ -130,10 +133,9 @@ def _with(tree: dict[str, Any], words: Sequence[Word]) -> dict[str, Any]:
 
 
 def _resolved(tree: dict[str, Any]) -> dict[str, Any]:
-    missing = [key for key in known_keys() if _lookup(tree, key) == "???"]
-    if missing:
+    if _has(tree, "???") and (missing := [key for key in known_keys() if _lookup(tree, key) == "???"]):
         raise ConfigError([f"{key} has no value yet; write {key}=..." for key in missing])
-    if not _refers(tree):
+    if not _has(tree, "${"):  # to follow references takes OmegaConf 10 ms, if there are none, too
         return tree
     try:
         plain: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
@@ -145,13 +147,13 @@ def _resolved(tree: dict[str, Any]) -> dict[str, Any]:
     return dict(plain)
 
 
-def _refers(value: Any) -> bool:
-    """Whether something in there is a reference to something else; to follow none takes OmegaConf 10 ms."""
+def _has(value: Any, mark: str) -> bool:
+    """Whether a text in there has it."""
+    if isinstance(value, str):
+        return mark in value
     if isinstance(value, Mapping):
-        return any(map(_refers, value.values()))
-    if isinstance(value, list | tuple):
-        return any(map(_refers, value))
-    return isinstance(value, str) and "${" in value
+        return any(_has(each, mark) for each in value.values())
+    return isinstance(value, list | tuple) and any(_has(each, mark) for each in value)
 
 
 def _lookup(tree: Any, key: str) -> Any:

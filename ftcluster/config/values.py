@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -14,15 +14,34 @@ from ftcluster.config.suggest import did_you_mean
 from ftcluster.errors import ConfigError
 
 Kind = TypeVar("Kind")
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain dicts, lists and scalars: what JSON, YAML and other processes are given."""
-    return {each.name: _plain(getattr(config, each.name)) for each in fields(config)}
+def to_dict(config: Any, parts: Collection[str] | None = None) -> dict[str, Any]:
+    """A config as plain dicts, lists and scalars: what JSON, YAML and other processes are given.
+
+    ``parts``: only these fields.
+    """
+    return {each.name: _plain(getattr(config, each.name)) for each in fields(config) if not parts or each.name in parts}
+
+
+def to_dict_like(config: RunConfig, base: RunConfig, plain: Mapping[str, Any]) -> dict[str, Any]:
+    """``to_dict`` of a config made from ``base``, whose dict is ``plain``: what both have in common is shared.
+
+    Nobody may change what it holds. Thousands of trials take little memory and little time this way.
+    """
+    return {
+        each.name: plain[each.name]
+        if getattr(config, each.name) is getattr(base, each.name)
+        else _plain(getattr(config, each.name))
+        for each in fields(config)
+    }
 
 
 def _plain(value: Any) -> Any:
     """Made of nothing that it shares with ``value``; ``dataclasses.asdict`` copies every number, too."""
+    if type(value) in _SCALARS:  # most of them, and this is asked for each
+        return value
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -138,9 +138,15 @@ _COLUMNS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def run_row(row: sa.Row[Any]) -> RunRow:
-    """A row as the database gives it."""
+LARGE = ("config", "overrides")
+SMALL = [column for column in runs.c if column.name not in LARGE]
+
+
+def run_row(row: sa.Row[Any], known: RunRow | None = None) -> RunRow:
+    """A row as the database gives it; where it gives only the ``SMALL`` columns, the others are those of ``known``."""
     values = dict(row._mapping)
+    if known:
+        values |= {name: getattr(known, name) for name in LARGE}
     values["state"] = RunState(values["state"])
     values["owner"] = Owner(**values["owner"]) if values["owner"] else None
     return RunRow(**values)

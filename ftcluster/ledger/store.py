@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,6 +26,8 @@ from ftcluster.ledger.process import Owner
 from ftcluster.ledger.schema import Kind, ReportRow, RunRow
 
 Liveness = Callable[[Owner], bool | None]  # None: cannot be told from here
+Known = Mapping[str, RunRow]  # by name
+NOTHING: Known = MappingProxyType({})
 _HELD = (RunState.RUNNING, RunState.PAUSED)
 _RUNS = schema.runs.c
 _REPORTS = schema.reports.c
@@ -166,9 +168,10 @@ class Ledger:
     def _existing(self, connection: sa.Connection, name: str) -> RunRow:
         return self._all_existing(connection, [name])[0]
 
-    def _all_existing(self, connection: sa.Connection, wanted: Sequence[str]) -> list[RunRow]:
+    def _all_existing(self, connection: sa.Connection, wanted: Sequence[str], known: Known = NOTHING) -> list[RunRow]:
         """In the order of ``wanted``."""
-        found = _rows(connection, wanted)
+        found = _rows(connection, [name for name in wanted if name not in known])
+        found |= _small_parts(connection, [known[name] for name in wanted if name in known])
         for name in wanted:
             if name not in found:
                 raise _unknown(name, self.place)
@@ -187,10 +190,14 @@ class Ledger:
             before = self._existing(connection, name)
             return _update(connection, [before], [self._changed(before, state, reason, **changes)])[0]
 
-    def set_states(self, states: Sequence[tuple[str, RunState, str]]) -> list[RunRow]:
-        """``set_state`` for several, all of them or none: names, states, reasons."""
+    def set_states(self, states: Sequence[tuple[str, RunState, str]], known: Known = NOTHING) -> list[RunRow]:
+        """``set_state`` for several, all of them or none: names, states, reasons.
+
+        ``known``: rows as they were read before, of which nobody else changes configs or overrides. These are most of
+        a row and are not read again.
+        """
         with self._writing() as connection:
-            before = self._all_existing(connection, [name for name, _, _ in states])
+            before = self._all_existing(connection, [name for name, _, _ in states], known)
             changes = zip(before, states, strict=True)
             return _update(connection, before, [self._changed(row, state, why) for row, (_, state, why) in changes])
 
@@ -288,14 +295,14 @@ class Ledger:
             _update(connection, [row], [_knowing(row, *each) for each in new] or [row])
             return bool(new)
 
-    def pause_all(self, reports: Sequence[tuple[TrialReport, int]]) -> list[RunRow]:
-        """``record`` for several runs, all of them or none; each waits at its rung.
+    def pause_all(self, reports: Sequence[tuple[TrialReport, int]], known: Known = NOTHING) -> list[RunRow]:
+        """``record`` for several runs, all of them or none; each waits at its rung. ``known``: as of ``set_states``.
 
         Raises:
             StoreError: no such run, or one that has ended.
         """
         with self._writing() as connection:
-            before = self._all_existing(connection, [report.name for report, _ in reports])
+            before = self._all_existing(connection, [report.name for report, _ in reports], known)
             new = {report.name: (report, rung) for report, rung in self._record(connection, reports)}
             told = [_knowing(row, *new[row.name]) if row.name in new else row for row in before]
             return _update(connection, before, [self._changed(row, RunState.PAUSED, "") for row in told])
@@ -338,8 +345,15 @@ class Ledger:
 
 def _rows(connection: sa.Connection, wanted: Sequence[str]) -> dict[str, RunRow]:
     """Those that there are, by name."""
-    found = connection.execute(sa.select(schema.runs).where(_RUNS.name.in_(wanted)))
+    found = connection.execute(sa.select(schema.runs).where(_RUNS.name.in_(wanted))) if wanted else ()
     return {row.name: schema.run_row(row) for row in found}
+
+
+def _small_parts(connection: sa.Connection, known: Sequence[RunRow]) -> dict[str, RunRow]:
+    """Those that there are, by name, with what may have changed."""
+    by_name = {row.name: row for row in known}
+    found = connection.execute(sa.select(*schema.SMALL).where(_RUNS.name.in_(by_name))) if known else ()
+    return {row.name: schema.run_row(row, by_name[row.name]) for row in found}
 
 
 def _update(connection: sa.Connection, before: Sequence[RunRow], after: Sequence[RunRow]) -> list[RunRow]:

@@ -29,7 +29,7 @@ class Board:
     steps_before: int
     started: float
     totals: Mapping[str, int]  # steps of a trial's whole training, by its name
-    _ended: dict[str, TrialLine] = field(default_factory=dict)
+    _still: dict[str, tuple[RunRow, TrialLine]] = field(default_factory=dict)  # lines of trials that do not run
     _ends: float = math.nan  # when it may be over, in seconds since 1970
     _reading: Pace = field(init=False)
 
@@ -38,7 +38,7 @@ class Board:
 
     def show(self, trials: Sequence[RunRow], running: Mapping[str, tuple[Host, int]]) -> None:
         """``running``: the host of a trial, by its name, and the step up to which it trains there."""
-        lines = [self._known(trial) or self._line(trial, running.get(trial.name)) for trial in trials]
+        lines = [self._line(trial, running.get(trial.name)) for trial in trials]
         ended = sum(trial.state.ended for trial in trials)
         elapsed = self.clock() - self.started
         steps = sum(line.step for line in lines)
@@ -60,15 +60,16 @@ class Board:
         rate = (steps - self.steps_before) / elapsed if elapsed > 0 else 0.0
         return max(self.plan.steps_at_most - steps, 0) / rate if rate else math.nan
 
-    def _known(self, trial: RunRow) -> TrialLine | None:
-        """The line of a trial that has ended: most of them have, sooner or later."""
-        if not trial.state.ended:
-            return None
-        if trial.name not in self._ended:
-            self._ended[trial.name] = self._line(trial, None)
-        return self._ended[trial.name]
-
     def _line(self, trial: RunRow, running: tuple[Host, int] | None) -> TrialLine:
+        if running:
+            return self._drawn(trial, running)
+        row, line = self._still.get(trial.name, (None, None))
+        if line is None or row is not trial:
+            line = self._drawn(trial, None)
+            self._still[trial.name] = trial, line
+        return line
+
+    def _drawn(self, trial: RunRow, running: tuple[Host, int] | None) -> TrialLine:
         pulse = running[0].peek() if running else None
         seen = pulse.progress.get(trial.folder) if pulse else None
         step = max(seen.step, trial.step) if seen else trial.step

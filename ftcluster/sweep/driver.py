@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ _LEDGER = ""
 _HOPELESS = 3  # trials that fail for one reason before any has reported: the others would, too
 _MOST = 1024  # trials that hosts are made ready for before they are proposed
 _SHARE = 0.2  # of its time for decisions, of which each costs more the more trials there are
+_REST = 2.0  # times as long as it worked, where several things end one soon after another
+_SHOWING = 0.02  # of its time for what people see of all of them
 
 
 @dataclass
@@ -70,6 +72,7 @@ class Driver:
     view: View
     sharing: Sharing | None = None  # with other sweeps on the same cluster
     clock: Callable[[], float] = time.monotonic
+    rest: Callable[[float], None] = time.sleep
     stopping: Callable[[], bool] = lambda: False
     _running: list[Stretch] = field(default_factory=list)
     _reports: list[tuple[TrialReport, int]] = field(default_factory=list)  # that are still to be written down
@@ -96,6 +99,9 @@ class Driver:
     _watch: Watch = field(init=False)
     _chores: Pace = field(init=False)
     _decisions: Pace = field(init=False)
+    _showing: Pace = field(init=False)
+    _woke: float = field(init=False)  # when something had ended last
+    _several: bool = False  # things, one soon after another
 
     def run(self) -> str:
         """Returns when every trial has ended, or everything running was saved after ``stopping``.
@@ -118,6 +124,7 @@ class Driver:
         self.hosts.tell = note
         self._watch = Watch(self.cluster, self.hosts, wanted.hang_after, note, self.clock)
         self._chores, self._decisions = Pace(self.clock, every=_TICK), Pace(self.clock, share=_SHARE)
+        self._showing, self._woke = Pace(self.clock, share=_SHOWING), self.clock()
         while not self.stopping() and not self._broken and not self._enough:
             try:
                 if self._chores.due:
@@ -131,7 +138,7 @@ class Driver:
                 self._patience.worked(_LEDGER)
             except StoreError as error:  # of the ledger, or of a trial's records; nothing is written by halves
                 self._storage_fails(_LEDGER, error)
-                time.sleep(_TICK)
+                self.rest(_TICK)
         self._put_away()
         self._show()
         if self._broken:
@@ -147,7 +154,9 @@ class Driver:
         for name, reason in tuple(self._failed.items()):
             self._fail(self._facts.get(name), reason)
         self._watch.look({stretch.host: stretch.trial.folder for stretch in self._running})
-        self._show()
+        if self._showing.due:
+            with self._showing.doing():
+                self._show()
 
     def _show(self) -> None:
         running = {stretch.trial.name: (stretch.host, stretch.until) for stretch in self._running}
@@ -253,14 +262,13 @@ class Driver:
 
     def _place(self, due: list[RunRow], placed: list[tuple[RunRow, Host]]) -> bool:
         """Find hosts for trials that may run; False if one has waited so long that the next place is for it."""
-        full = set[Wish]()
+        places = dict[Wish, Iterator[Host]]()
         for trial in tuple(due):
             wish = self._wish(trial)
-            if wish not in full and (host := self.hosts.take(wish)):
+            if host := next(places.setdefault(wish, self.hosts.places(wish)), None):
                 due.remove(trial)
                 placed.append((trial, host))
                 continue
-            full.add(wish)
             if self.clock() - self._since.setdefault(trial.name, self.clock()) > AHEAD:
                 return False
         return True
@@ -274,11 +282,12 @@ class Driver:
         new = list[RunRow]()
         while count > 0 and not new and not self._enough:
             found = next_trials(self.plan, self.folder, self._facts.trials, self._facts.values, count)
-            self._facts.add([trial for trial, _ in found])
-            for trial, problem in found:
+            self._facts.add([each.trial for each in found])
+            for trial, problem, config in found:
                 if problem:  # a point that is no config
                     self._fail(self._facts.get(trial.name), problem)
                 else:
+                    self._launcher.configs[trial.name] = config
                     new.append(self._facts.get(trial.name))
             if len(found) < count:
                 self._exhausted = self._changed = True  # fewer than planned: promotions may be possible now
@@ -296,7 +305,7 @@ class Driver:
         """
         told = {report.name for report, _ in self._reports}
         away = {stretch.trial.name for stretch in self._running} | self._failed.keys() | told
-        waiting = [trial for trial in self._facts.open if trial.name not in away]
+        waiting = [trial for trial in self._facts.startable(self._promoted) if trial.name not in away]
         reached = {trial.number: len(self._facts.values.get(trial.number, ())) for trial in waiting}
         may = [t for t in waiting if reached[t.number] in (0, self._promoted.get(t.number))]
         return sorted(may, key=lambda trial: (-reached[trial.number], trial.number))
@@ -332,7 +341,10 @@ class Driver:
     # Finishing ---------------------------------------------------------------------------------------------------
 
     def _collect(self) -> None:
+        if self._several:  # a turn costs little more for several more of them, so let them gather
+            self.rest(min(_TICK, _REST * (self.clock() - self._woke)))
         ended = set(self.hosts.wait([s.job for s in self._running], _TICK))
+        self._woke, self._several = self.clock(), len(ended) > 1
         for stretch in [s for s in self._running if s.job in ended]:
             self._running.remove(stretch)
             how = self._take_back(stretch)

@@ -14,6 +14,8 @@ from ftcluster.contracts.trial import RunState, TrialReport
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 
+_MOVING = (RunState.WAITING, RunState.RUNNING, RunState.INTERRUPTED)
+
 
 class Facts:
     """The trials of one sweep. Every method that changes them writes to the ledger first, and raises what it raises.
@@ -24,7 +26,9 @@ class Facts:
     def __init__(self, ledger: Ledger, sweep: str, metric: str) -> None:
         self.ledger, self.sweep, self._metric = ledger, sweep, metric
         self._trials: dict[str, RunRow] = {}
+        self._names: dict[int, str] = {}
         self._open: dict[str, RunRow] = {}
+        self._moving: dict[str, RunRow] = {}
         self._keep(ledger.runs(parent=sweep))
         self.values: dict[int, dict[int, float]] = {}  # trial number -> rung -> metric
         for report in ledger.reports(sweep):
@@ -39,6 +43,11 @@ class Facts:
     def open(self) -> list[RunRow]:
         """Those that have not ended, by number."""
         return list(self._open.values())
+
+    def startable(self, promoted: Iterable[int]) -> list[RunRow]:
+        """Those that have not ended and do not wait at a rung, and of these ``promoted``, by their numbers."""
+        further = (self._open.get(self._names[number]) for number in promoted if number in self._names)
+        return [*self._moving.values(), *(trial for trial in further if trial and trial.name not in self._moving)]
 
     def __len__(self) -> int:
         return len(self._trials)
@@ -57,11 +66,11 @@ class Facts:
 
     def set_states(self, states: Iterable[tuple[str, RunState, str]]) -> None:
         """The state of each trial, by its name, and the reason."""
-        self._keep(self.ledger.set_states(list(states)))
+        self._keep(self.ledger.set_states(list(states), self._trials))
 
     def record(self, reports: Sequence[tuple[TrialReport, int]]) -> None:
         """What trials said at a rung, and that they wait there."""
-        rows = self.ledger.pause_all(reports)
+        rows = self.ledger.pause_all(reports, self._trials)
         self._keep(rows)
         for row, (report, rung) in zip(rows, reports, strict=True):
             self._remember(row.number, rung, report.metrics.get(self._metric, math.nan))
@@ -69,10 +78,12 @@ class Facts:
     def _keep(self, rows: Iterable[RunRow]) -> None:
         for row in rows:
             self._trials[row.name] = row
-            if row.state.ended:
-                self._open.pop(row.name, None)
-            else:
-                self._open[row.name] = row
+            self._names[row.number] = row.name
+            for kept, wanted in ((self._open, not row.state.ended), (self._moving, row.state in _MOVING)):
+                if wanted:
+                    kept[row.name] = row
+                else:
+                    kept.pop(row.name, None)
 
     def _remember(self, number: int, rung: int, value: float) -> None:
         self.values.setdefault(number, {})[rung] = value

@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from ftcluster.cluster.host import Arrival, Host, HostLostError
@@ -133,15 +134,23 @@ class HostPool:
 
         Nodes to be avoided are used where no other could ever do.
         """
-        if self._running >= self._most:
-            return None
+        return next(self.places(wish), None)
+
+    def places(self, wish: Wish) -> Iterator[Host]:
+        """``take``, again and again, for many trials alike; others may take places, and give some back, meanwhile."""
         wish = self._possible(wish)
-        fitting = [entry for entry in self._entries.values() if entry.suits(wish)]
-        if (entry := min(fitting, key=lambda entry: entry.taken, default=None)) is None:
-            return None
-        entry.taken += 1
-        entry.shut = wish.alone
-        return entry.host
+        fitting = [(entry.taken, order, entry) for order, entry in enumerate(self._entries.values())]
+        fitting = [each for each in fitting if each[-1].suits(wish)]
+        heapify(fitting)
+        while fitting and self._running < self._most:
+            taken, order, entry = heappop(fitting)
+            if not entry.suits(wish):
+                continue
+            if taken == entry.taken:
+                entry.taken += 1
+                entry.shut = wish.alone
+                yield entry.host
+            heappush(fitting, (entry.taken, order, entry))
 
     def give_back(self, host: Host) -> None:
         """A trial on this host has ended."""

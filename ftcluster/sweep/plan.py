@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from ftcluster.config.checks import check
 from ftcluster.config.compose import override
 from ftcluster.config.expression import Expression
 from ftcluster.config.schema import RunConfig, SweepConfig
+from ftcluster.config.values import to_dict, to_dict_like
 from ftcluster.data.prepared.report import Report
 from ftcluster.errors import ConfigError
 from ftcluster.sweep.bundles import flat, named_point
@@ -98,6 +100,14 @@ class SweepPlan:
         config = override(config, self.fitted.words(config))
         check(config)
         return config
+
+    def content(self, config: RunConfig) -> dict[str, Any]:
+        """``to_dict`` of a trial's config; parts that no word changed are the same objects in all, so leave them."""
+        return to_dict_like(config, self.base, self._base)
+
+    @cached_property
+    def _base(self) -> dict[str, Any]:
+        return to_dict(self.base)
 
     @property
     def steps_at_most(self) -> int:

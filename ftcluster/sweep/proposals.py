@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
-from ftcluster.config.compose import to_dict
 from ftcluster.config.identity import identity
+from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.trial import NAMED, SEED, RunState
 from ftcluster.errors import FtclusterError
 from ftcluster.ledger.schema import RunRow
@@ -26,25 +26,30 @@ from ftcluster.sweep.space import override_words
 from ftcluster.sweep.study import ESTIMATORS, Observation, propose
 
 
+class Proposal(NamedTuple):
+    """A trial for the ledger, why it cannot be trained, if its values make no config, and its config."""
+
+    trial: RunRow
+    problem: str
+    config: RunConfig
+
+
 def next_trials(
     plan: SweepPlan, folder: Path, trials: Sequence[RunRow], values: Mapping[int, Mapping[int, float]], count: int
-) -> list[tuple[RunRow, str]]:
+) -> list[Proposal]:
     """``next_trial``, this many times or as often as there is one."""
-    found = list[tuple[RunRow, str]]()
+    found = list[Proposal]()
     known = list(trials)
     while len(found) < count and (new := next_trial(plan, folder, known, values)) is not None:
         found.append(new)
-        known.append(new[0])
+        known.append(new.trial)
     return found
 
 
 def next_trial(
     plan: SweepPlan, folder: Path, trials: Sequence[RunRow], values: Mapping[int, Mapping[int, float]]
-) -> tuple[RunRow, str] | None:
-    """A trial for the ledger, and why it cannot be trained, if its values make no config; None: there is none left.
-
-    ``values``: trial number -> rung -> metric.
-    """
+) -> Proposal | None:
+    """The trial after those that there are; None: there is none left. ``values``: trial number -> rung -> metric."""
     repeats, number = plan.spec.repeats, len(trials)
     if number % repeats:  # once more the point of the trial before, with another seed
         before = trials[number - number % repeats]
@@ -62,18 +67,18 @@ def next_trial(
     if repeats > 1:
         config = replace(config, seed=config.seed + number % repeats)
         overrides = {**overrides, SEED: config.seed}
-    name = plan.trial_name(number)
+    name, content = plan.trial_name(number), plan.content(config)
     trial = RunRow(
         name=name,
         kind="trial",
         folder=str(folder / name),
-        config=to_dict(config),
+        config=content,
         overrides=overrides,
-        identity=identity(config),
+        identity=identity(config, content),
         parent=plan.name,
         number=number,
     )
-    return trial, problem
+    return Proposal(trial, problem, config)
 
 
 def _words(plan: SweepPlan, overrides: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from ftcluster.ledger.schema import RunRow
 from ftcluster.sweep.datasets import Datasets
 from ftcluster.sweep.facts import Facts
 from ftcluster.sweep.plan import SweepPlan
-from ftcluster.training.session import plan as plan_of
+from ftcluster.training.session import total_steps
 from ftcluster.training.worker import Job
 
 
@@ -43,14 +43,15 @@ class Launcher:
     facts: Facts
     tags: Mapping[str, str]
     totals: dict[str, int] = field(default_factory=dict)
+    configs: dict[str, RunConfig] = field(default_factory=dict)  # of trials that wait, where they are known
     _datasets: Datasets = field(default_factory=Datasets)
-    _configs: dict[str, RunConfig] = field(default_factory=dict)  # of trials that wait
+    _data: dict[str, str] = field(default_factory=dict)  # folders of prepared data, of trials that were started
 
     def config(self, trial: RunRow) -> RunConfig:
         """What a trial trains."""
-        if trial.name not in self._configs:
-            self._configs[trial.name] = from_dict(trial.config)
-        return self._configs[trial.name]
+        if trial.name not in self.configs:
+            self.configs[trial.name] = from_dict(trial.config)
+        return self.configs[trial.name]
 
     def launch(
         self, plan: SweepPlan, placed: Sequence[tuple[RunRow, Host]]
@@ -71,15 +72,17 @@ class Launcher:
         self.facts.set_states((stretch.trial.name, RunState.RUNNING, "") for stretch, _ in ready)
         for stretch, job in ready:
             stretch.job = stretch.host.submit(job)
-            del self._configs[stretch.trial.name]
+            self.configs.pop(stretch.trial.name, None)
         return [stretch for stretch, _ in ready], problems
 
     def _ready(self, plan: SweepPlan, trial: RunRow, host: Host) -> tuple[Stretch, Job]:
-        config = self.config(trial)
-        data = self._datasets.of(config)
-        total = self.totals[trial.name] = plan_of(config, data).total
+        if trial.name not in self._data:  # else it goes on with what it began with
+            config = self.config(trial)
+            data = self._datasets.of(config)
+            self._data[trial.name], self.totals[trial.name] = str(data.folder), total_steps(config, data)
+        total = self.totals[trial.name]
         rung = len(self.facts.values.get(trial.number, ()))
         until = plan.until(rung, total)
         tags = {**self.tags, "ftcluster.sweep": plan.name, "ftcluster.identity": trial.identity}
-        job = Job(trial.config, trial.folder, str(data.folder), until, tags)
+        job = Job(trial.config, trial.folder, self._data[trial.name], until, tags)
         return Stretch(trial, rung, until, host, None, time.time()), job

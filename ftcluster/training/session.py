@@ -73,23 +73,28 @@ def loader_of(config: RunConfig, data: PreparedData, slot: int = 0) -> Loader:
     )
 
 
+def total_steps(config: RunConfig, data: PreparedData) -> int:
+    """Optimizer steps of a whole training."""
+    return _steps(config.optim.duration, loader_of(config, data))
+
+
 def plan(config: RunConfig, data: PreparedData) -> Plan:
     """Turn the config's durations into steps."""
     loader = loader_of(config, data)
-
-    def steps(text: str) -> int:
-        return Duration.parse(text).steps(
-            steps_per_epoch=loader.steps_per_epoch, tokens_per_step=loader.tokens_per_step
-        )
-
-    every = steps(config.evaluation.every)
+    every = _steps(config.evaluation.every, loader)
     return Plan(
-        total=steps(config.optim.duration),
+        total=_steps(config.optim.duration, loader),
         evaluate_every=every,
-        save_every=steps(config.engine.checkpoint_every) if config.engine.checkpoint_every else every,
+        save_every=_steps(config.engine.checkpoint_every, loader) if config.engine.checkpoint_every else every,
         steps_per_epoch=loader.steps_per_epoch,
         tokens_per_step=loader.tokens_per_step,
         efficiency=loader.efficiency(),
+    )
+
+
+def _steps(duration: str, loader: Loader) -> int:
+    return Duration.parse(duration).steps(
+        steps_per_epoch=loader.steps_per_epoch, tokens_per_step=loader.tokens_per_step
     )
 
 

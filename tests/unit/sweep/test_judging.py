@@ -88,10 +88,10 @@ def test_a_bracket_that_judges_later_keeps_what_starts_badly() -> None:
         return -trial if rung == 2 else trial  # the worst at first is the best in the end
 
     placed = brackets(12, 3, 2)
-    lengths, _, finished = ends(spec(name="hyperband"), late, 12, 3, random.Random(2))
+    lengths, _, finished = ends(spec(name="hyperband", eta=2), late, 12, 3, random.Random(2))
     assert all(lengths[trial] == 3 for trial in range(12) if placed[trial] == 2)
     assert max(finished) > 6
-    _, _, halved = ends(spec(name="halving"), late, 12, 3, random.Random(2))
+    _, _, halved = ends(spec(name="halving", eta=2), late, 12, 3, random.Random(2))
     assert set(halved) == {0, 1, 2}
 
 

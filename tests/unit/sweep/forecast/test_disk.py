@@ -44,7 +44,7 @@ def test_the_bound_counts_every_trial_as_far_as_its_rule_lets_it_come(planned: P
         {
             "space": {"optim.lr": "tag(log, interval(1e-4, 1e-3))"},
             "sampler": {"name": "random"},
-            "pruner": {"name": "halving", "first": "6 steps"},
+            "pruner": {"name": "halving", "first": "6 steps", "eta": 2},
             "budget": {"trials": 4},
         }
     )
