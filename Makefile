@@ -5,7 +5,8 @@
 BIN := .venv/bin
 PYTEST ?=
 # One thread per test process, and one process per core of the smallest machine; a file's tests stay together.
-RUN_PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# They start hundreds of processes, which need not compile our code again each.
+RUN_PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 FAST := not slow and not chaos and not whole and not thorough and not browser and not gpu
 .PHONY: help install install-dev demo test check lint format chaos thorough bench screenshots lock clean

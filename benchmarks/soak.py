@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import sys
@@ -50,7 +51,7 @@ def main() -> int:
         words = ["sweep", str(_sweep_file(place, options.trials)), "--resume", "--home"]
         twin, home, log = place / "twin", place / "home", place / "log"
         began = time.perf_counter()
-        call([*words, str(twin)], log)
+        soak([*words, str(twin)], log, random.Random(options.seed), math.inf)
         undisturbed = time.perf_counter() - began
         print(f"the twin took {undisturbed:.0f} s", flush=True)
         try:
@@ -92,11 +93,11 @@ def _sweep_file(folder: Path, trials: int) -> Path:
 
 
 def soak(words: list[str], log: Path, draw: random.Random, every: float) -> dict[str, int]:
-    """Run the sweep to its end, and kill what the dice say; how many of whom."""
+    """Run the sweep to its end, and kill what the dice say, every so many seconds or never; how many of whom."""
     killed = {"drivers": 0, "hosts": 0}
     process = start(words, log)
     while True:
-        until = time.monotonic() + draw.expovariate(1 / every)
+        until = time.monotonic() + every * draw.expovariate(1)
         while process.poll() is None and time.monotonic() < until:
             time.sleep(0.1)
         if (code := process.poll()) == 0:

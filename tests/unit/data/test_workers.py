@@ -93,7 +93,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     program.write_text(
         "from functools import partial\n"
         "from ftcluster.data.prepared.workers import crew\n"
-        "def work(n):\n    import time, os; print(os.getpid(), flush=True); time.sleep(60)\n"
+        "def work(n):\n    import time, os; os.write(1, b'%d\\n' % os.getpid()); time.sleep(60)\n"
         "def make():\n    return work\n"
         "if __name__ == '__main__':\n"
         "    with crew(make, 2) as staff:\n        list(staff.map([1, 2]))\n"
@@ -114,7 +114,7 @@ def test_ctrl_c_is_the_parents_business(tmp_path: Path) -> None:
     program = tmp_path / "parent.py"
     program.write_text(
         "from ftcluster.data.prepared.workers import crew\n"
-        "def work(n):\n    import time; print('working', flush=True); time.sleep(0.5); return n\n"
+        "def work(n):\n    import time, os; os.write(1, b'working\\n'); time.sleep(0.5); return n\n"
         "def make():\n    return work\n"
         "if __name__ == '__main__':\n"
         "    try:\n"
