@@ -86,7 +86,7 @@ def checkpoints(home: Path) -> list[Path]:
 
 def variants(kinds: Iterable[str]) -> list[Any]:
     """Kinds to test, of which some add little to the others."""
-    thorough = ("LoRA alone", "full", "full over two ranks")
+    thorough = ("LoRA alone", "full", "LoRA over two ranks", "full over two ranks")
     return [pytest.param(kind, marks=pytest.mark.thorough) if kind in thorough else kind for kind in kinds]
 
 

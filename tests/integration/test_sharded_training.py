@@ -101,6 +101,7 @@ def test_a_killed_rank_is_replaced_and_a_killed_starter_takes_all_along_and_both
     assert curves(tmp_path, "run") == undisturbed
 
 
+@pytest.mark.thorough
 def test_a_sweep_of_trials_of_one_and_two_ranks_fills_two_nodes_and_each_equals_its_run_alone(
     world: World, tmp_path: Path
 ) -> None:

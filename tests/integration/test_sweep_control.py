@@ -23,7 +23,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     world = make_world(tmp_path_factory.mktemp("world"))
     sweep = {
         "name": NAME,
-        "base": world.words("optim.duration=240 steps", "evaluation.every=40 steps", "tracking.log_every=20"),
+        "base": world.words("optim.duration=160 steps", "evaluation.every=40 steps", "tracking.log_every=20"),
         "space": {"adapter.rank": "choice(2, 4, 8)"},
         "sampler": {"name": "grid"},
         "budget": {"trials": 2},
