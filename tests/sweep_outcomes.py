@@ -47,10 +47,11 @@ def assert_told_once(home: Path, sweep: str) -> None:
     client = MlflowClient(f"sqlite:///{home}/mlflow.db")
     experiment = client.get_experiment_by_name(sweep)
     assert experiment is not None
-    runs = {run.data.tags["ftcluster.run"]: run for run in client.search_runs([experiment.experiment_id])}
+    told = client.search_runs([experiment.experiment_id], max_results=50_000)
+    runs = {run.data.tags["ftcluster.run"]: run for run in told}
     with Ledger.open(home) as ledger:
         trials = ledger.runs(parent=sweep)
-    assert len(client.search_runs([experiment.experiment_id])) == len(trials) + 1 == len(runs)
+    assert len(told) == len(trials) + 1 == len(runs), f"{len(told)} runs of {len(runs)} names, {len(trials)} trials"
     for trial in trials:
         run = runs[trial.name]
         assert run.info.run_id == trial.mlflow_run_id
