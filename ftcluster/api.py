@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from ftcluster.config.schema import SweepConfig
     from ftcluster.ledger.schema import RunRow
     from ftcluster.ledger.store import Ledger
     from ftcluster.sweep.opening import Opening
@@ -137,14 +136,15 @@ def sweep(file: str | Path, *words: str, home: str | Path | None = None, resume:
         Interrupted: stopped; everything was saved, and ``open_sweep(name).resume()`` goes on.
         TrialError: no trial finished.
     """
+    from ftcluster.sweep.control import begun
     from ftcluster.sweep.specification import read_sweep
 
     spec, base = read_sweep(str(file), _words(words, home))  # before torch is imported, which takes seconds
-    if resume is not False and (begun := _begun(spec, Path(base.home))):
+    if resume is not False and (same := begun(Path(base.home), spec)):
         if resume is None:
             remedy = "resume=True goes on with it, resume=False begins another one"
-            raise UsageError(f"{begun.name} is the same sweep and is {begun.state}", remedy=remedy)
-        return Sweep(begun.name, Path(base.home)).resume()
+            raise UsageError(f"{same.name} is the same sweep and is {same.state}", remedy=remedy)
+        return Sweep(same.name, Path(base.home)).resume()
     from ftcluster.config.checks import check_files
     from ftcluster.demo.world import provide
     from ftcluster.sweep.bundles import swept_keys, trials_at_most
@@ -163,15 +163,6 @@ def sweep(file: str | Path, *words: str, home: str | Path | None = None, resume:
             row = register(plan, ledger, once=resume is not False)
             _drive(row, plan, ledger, console, opening)
     return Sweep(row.name, Path(base.home))
-
-
-def _begun(spec: SweepConfig, home: Path) -> RunRow | None:
-    from ftcluster.sweep.control import unfinished
-    from ftcluster.training.records import reap
-
-    with _ledger(home) as ledger:
-        reap(ledger)
-        return unfinished(ledger.runs("sweep"), spec)
 
 
 def _drive(row: RunRow, plan: SweepPlan, ledger: Ledger, console: Console, opening: Opening | None = None) -> None:

@@ -156,13 +156,9 @@ def _planned(spec: SweepConfig, base: RunConfig) -> SweepPlan:
 
 def _begun(spec: SweepConfig, home: Path, *, go_on: bool) -> str | None:
     """The name of the same sweep, if one is not finished and the user wants to go on with it; None: wants another."""
-    from ftcluster.ledger.store import Ledger
-    from ftcluster.sweep.control import unfinished
-    from ftcluster.training.records import reap
+    from ftcluster.sweep.control import begun
 
-    with Ledger.open(home) as ledger:
-        reap(ledger)
-        row = unfinished(ledger.runs("sweep"), spec)
+    row = begun(home, spec)
     if row is None or go_on:
         return row.name if row else ""
     told = f"{row.name} is the same sweep and is {row.state}"

@@ -8,16 +8,18 @@ from __future__ import annotations
 import ast
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ftcluster.config import schema
 from ftcluster.config.environment import conf_folder
-from ftcluster.config.schema import RunConfig
+from ftcluster.config.schema import RunConfig, SweepConfig
+from ftcluster.config.values import plain
 
 
 class KnownKey(NamedTuple):
@@ -32,6 +34,17 @@ class KnownKey(NamedTuple):
 def known_keys(root: type = RunConfig) -> Mapping[str, KnownKey]:
     """Dotted key -> type, default and the comment written after the field in the schema."""
     return MappingProxyType(dict(_walk(root, "")))
+
+
+def flat(config: RunConfig | SweepConfig) -> dict[str, Any]:
+    """Every key of a config with its value, as ``to_dict`` makes it."""
+    kind: Any = type(config)
+    return {key: plain(value(config)) for key, value in _getters(kind).items()}
+
+
+@cache
+def _getters(kind: type) -> dict[str, Callable[[Any], Any]]:
+    return {key: attrgetter(key) for key in known_keys(kind)}
 
 
 @cache

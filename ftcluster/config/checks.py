@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache
-from operator import attrgetter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from ftcluster.config.catalog import known_keys
+from ftcluster.config.catalog import flat
 from ftcluster.config.locations import KINDS, is_remote, kind_of
 from ftcluster.config.objectives import objective_problems
 from ftcluster.config.schema import BudgetConfig, RunConfig, SourceConfig, SweepConfig
@@ -183,7 +180,7 @@ def check_sweep(sweep: SweepConfig, base: RunConfig) -> None:
     Raises:
         ConfigError: every problem found.
     """
-    values = _flat(sweep)
+    values = flat(sweep)
     problems = [*_name("name", sweep.name), *_in_range(values, _SWEEP_RANGES), *_among(values, SWEEP_CHOICES)]
     if len(sweep.name) > LONGEST_SWEEP_NAME:
         problems.append(
@@ -270,21 +267,11 @@ def check_files(config: RunConfig) -> None:
 
 
 def _fields(config: RunConfig) -> Iterator[str]:
-    values = _flat(config)
+    values = flat(config)
     yield from _name("name", config.name)
     yield from _in_range(values, _RANGES)
     yield from _among(values, CHOICES)
     yield from _durations(config)
-
-
-def _flat(config: RunConfig | SweepConfig) -> dict[str, object]:
-    kind: Any = type(config)
-    return {key: value(config) for key, value in _getters(kind).items()}
-
-
-@cache
-def _getters(kind: Any) -> dict[str, Callable[[Any], object]]:
-    return {key: attrgetter(key) for key in known_keys(kind)}
 
 
 def _name(field: str, value: str) -> Iterator[str]:

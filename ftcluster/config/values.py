@@ -22,30 +22,30 @@ def to_dict(config: Any, parts: Collection[str] | None = None) -> dict[str, Any]
 
     ``parts``: only these fields.
     """
-    return {each.name: _plain(getattr(config, each.name)) for each in fields(config) if not parts or each.name in parts}
+    return {each.name: plain(getattr(config, each.name)) for each in fields(config) if not parts or each.name in parts}
 
 
-def to_dict_like(config: RunConfig, base: RunConfig, plain: Mapping[str, Any]) -> dict[str, Any]:
-    """``to_dict`` of a config made from ``base``, whose dict is ``plain``: what both have in common is shared.
+def to_dict_like(config: RunConfig, base: RunConfig, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """``to_dict`` of a config made from ``base``, whose dict is ``shared``: what both have in common is shared.
 
     Nobody may change what it holds. Thousands of trials take little memory and little time this way.
     """
     return {
-        each.name: plain[each.name]
+        each.name: shared[each.name]
         if getattr(config, each.name) is getattr(base, each.name)
-        else _plain(getattr(config, each.name))
+        else plain(getattr(config, each.name))
         for each in fields(config)
     }
 
 
-def _plain(value: Any) -> Any:
-    """Made of nothing that it shares with ``value``; ``dataclasses.asdict`` copies every number, too."""
+def plain(value: Any) -> Any:
+    """Dicts, lists and scalars that share nothing with ``value``; ``dataclasses.asdict`` copies every number, too."""
     if type(value) in _SCALARS:  # most of them, and this is asked for each
         return value
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return to_dict(value) if is_dataclass(value) else value
 
 

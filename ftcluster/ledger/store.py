@@ -170,8 +170,7 @@ class Ledger:
 
     def _all_existing(self, connection: sa.Connection, wanted: Sequence[str], known: Known = NOTHING) -> list[RunRow]:
         """In the order of ``wanted``."""
-        found = _rows(connection, [name for name in wanted if name not in known])
-        found |= _small_parts(connection, [known[name] for name in wanted if name in known])
+        found = _rows(connection, wanted, known)
         for name in wanted:
             if name not in found:
                 raise _unknown(name, self.place)
@@ -343,17 +342,14 @@ class Ledger:
             return [ReportRow(**row._mapping) for row in connection.execute(query)]
 
 
-def _rows(connection: sa.Connection, wanted: Sequence[str]) -> dict[str, RunRow]:
-    """Those that there are, by name."""
-    found = connection.execute(sa.select(schema.runs).where(_RUNS.name.in_(wanted))) if wanted else ()
-    return {row.name: schema.run_row(row) for row in found}
-
-
-def _small_parts(connection: sa.Connection, known: Sequence[RunRow]) -> dict[str, RunRow]:
-    """Those that there are, by name, with what may have changed."""
-    by_name = {row.name: row for row in known}
-    found = connection.execute(sa.select(*schema.SMALL).where(_RUNS.name.in_(by_name))) if known else ()
-    return {row.name: schema.run_row(row, by_name[row.name]) for row in found}
+def _rows(connection: sa.Connection, wanted: Sequence[str], known: Known = NOTHING) -> dict[str, RunRow]:
+    """Those that there are, by name; of ``known`` ones only what may have changed is read."""
+    found: dict[str, RunRow] = {}
+    new, old = [name for name in wanted if name not in known], [name for name in wanted if name in known]
+    for columns, some in ((schema.runs.c, new), (schema.SMALL, old)):
+        rows = connection.execute(sa.select(*columns).where(_RUNS.name.in_(some))) if some else ()
+        found |= {row.name: schema.run_row(row, known.get(row.name)) for row in rows}
+    return found
 
 
 def _update(connection: sa.Connection, before: Sequence[RunRow], after: Sequence[RunRow]) -> list[RunRow]:

@@ -13,25 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ftcluster.config import words as override_grammar
-from ftcluster.config.catalog import groups, known_keys
+from ftcluster.config.catalog import flat, groups
 from ftcluster.config.compose import compose, override
 from ftcluster.config.grammar import Choice, parse_space
 from ftcluster.config.schema import RunConfig, SweepConfig
-from ftcluster.config.values import to_dict
 from ftcluster.errors import ConfigError, Problems
 from ftcluster.sweep.space import Point, Settings, Space, override_words
 
 OUTSIDE = ("name", "home", "tracking", "cluster", "evaluation")  # they do not change what a trial learns
-
-
-def flat(config: RunConfig) -> dict[str, Any]:
-    """Every config key with its value."""
-    tree = to_dict(config)
-    found: dict[str, Any] = {}
-    for key in known_keys():
-        section, _, name = key.rpartition(".")
-        found[key] = tree[section][name] if section else tree[name]
-    return found
 
 
 def settled(spec: SweepConfig, base: RunConfig, config_dir: Path | None, found: Problems) -> SweepConfig:

@@ -14,8 +14,10 @@ import itertools
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from ftcluster.config.catalog import flat
 from ftcluster.config.checks import check
 from ftcluster.config.compose import override, to_dict
 from ftcluster.config.schema import RunConfig, SweepConfig
@@ -24,8 +26,9 @@ from ftcluster.contracts.trial import NAMED, SEED, RunState
 from ftcluster.errors import UsageError
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
-from ftcluster.sweep.bundles import apart, check_options, flat, named_values, read_words
+from ftcluster.sweep.bundles import apart, check_options, named_values, read_words
 from ftcluster.sweep.space import override_words
+from ftcluster.training.records import reap
 
 PAUSE, STOP = "pause", "stop"
 _DONE = {PAUSE: "paused", STOP: "stopped"}
@@ -75,6 +78,13 @@ def unfinished(sweeps: Sequence[RunRow], spec: SweepConfig) -> RunRow | None:
     wanted = {**to_dict(spec), "budget": None}
     rows = [row for row in sweeps if not row.state.ended]
     return next((row for row in reversed(rows) if {**to_dict(specification(row)), "budget": None} == wanted), None)
+
+
+def begun(home: Path, spec: SweepConfig) -> RunRow | None:
+    """``unfinished`` of a home; those whose process is gone are interrupted."""
+    with Ledger.open(home) as ledger:
+        reap(ledger)
+        return unfinished(ledger.runs("sweep"), spec)
 
 
 def ask(ledger: Ledger, row: RunRow, state: str) -> RunRow:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from ftcluster.config.catalog import flat
 from ftcluster.config.compose import from_dict, resolve_home
 from ftcluster.config.schema import RunConfig, SweepConfig
 from ftcluster.contracts.trial import RunState
@@ -15,7 +16,6 @@ from ftcluster.data.prepared.folder import PreparedData, open_prepared
 from ftcluster.errors import StoreError, UsageError
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
-from ftcluster.sweep.bundles import flat
 from ftcluster.sweep.comparable import held_out
 from ftcluster.sweep.observation import Observation
 from ftcluster.sweep.space import Space

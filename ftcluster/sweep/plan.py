@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from ftcluster.config.catalog import flat
 from ftcluster.config.checks import check
 from ftcluster.config.compose import override
 from ftcluster.config.expression import Expression
@@ -18,7 +19,7 @@ from ftcluster.config.schema import RunConfig, SweepConfig
 from ftcluster.config.values import to_dict, to_dict_like
 from ftcluster.data.prepared.report import Report
 from ftcluster.errors import ConfigError
-from ftcluster.sweep.bundles import flat, named_point
+from ftcluster.sweep.bundles import named_point
 from ftcluster.sweep.comparable import check_comparable
 from ftcluster.sweep.earlier import earlier as look_back
 from ftcluster.sweep.halving import rungs
@@ -183,8 +184,9 @@ def _rungs(spec: SweepConfig, steps: Plan) -> tuple[int, ...]:
     if first >= steps.total:
         raise ConfigError(
             [
-                f"pruner.first={pruner.first} is step {first} and trials end at step {steps.total} "
-                "(optim.duration), so none would be stopped early; lower pruner.first, or set pruner.name=none."
+                f"pruner.first={pruner.first or 'total / eta / eta'} is step {first} and trials end at step "
+                f"{steps.total} (optim.duration), so none would be stopped early; lower pruner.first, or set "
+                "pruner.name=none."
             ]
         )
     if pruner.name in ("halving", "hyperband"):

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ftcluster.config.catalog import flat
 from ftcluster.config.checks import check, check_fields, check_sweep
 from ftcluster.config.compose import compose, override
 from ftcluster.config.expression import Expression, read_expression
@@ -18,7 +19,7 @@ from ftcluster.config.grammar import Choice, Dimension, IntRange, parse_space, s
 from ftcluster.config.schema import RunConfig, SweepConfig
 from ftcluster.config.sweepfile import load_sweep
 from ftcluster.errors import ConfigError, Problems
-from ftcluster.sweep.bundles import flat, named_values, settings_of, settled
+from ftcluster.sweep.bundles import named_values, settings_of, settled
 from ftcluster.sweep.space import Space, grid, override_words
 from ftcluster.sweep.study import cut_share
 

@@ -21,12 +21,13 @@ from ftcluster.cluster.inventory import Gpu
 from ftcluster.cluster.own_gpus import suits
 from ftcluster.cluster.placement import Resources
 from ftcluster.cluster.witnesses import Witnesses
+from ftcluster.config.catalog import flat
 from ftcluster.config.compose import resolve_home
 from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.trial import NAMED
 from ftcluster.data.prepared.folder import PreparedData
 from ftcluster.errors import ConfigError
-from ftcluster.sweep.bundles import flat, swept_keys
+from ftcluster.sweep.bundles import swept_keys
 from ftcluster.sweep.forecast.imagined import Imagined, Kind, Lengths, corners, imagine, matters
 from ftcluster.sweep.plan import Fitted, SweepPlan
 from ftcluster.sweep.study import cut_share

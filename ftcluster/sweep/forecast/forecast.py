@@ -16,9 +16,10 @@ from typing import Any
 
 from ftcluster.cluster.placement import NodeRoom
 from ftcluster.cluster.ray_cluster import Cluster
+from ftcluster.config.catalog import flat
 from ftcluster.config.compose import resolve_home
 from ftcluster.errors import ConfigError
-from ftcluster.sweep.bundles import flat, swept_keys
+from ftcluster.sweep.bundles import swept_keys
 from ftcluster.sweep.forecast.disk import Disk, disk_of
 from ftcluster.sweep.forecast.expected import Expected, error, expect
 from ftcluster.sweep.forecast.fitting import Fit, Misfit, Room, cards_of, fits_of, fitted, looked_at, misfits, room_of

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from ftcluster.config.catalog import flat
 from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.trial import NAMED
 from ftcluster.data.prepared.folder import PreparedData
 from ftcluster.errors import ConfigError
-from ftcluster.sweep.bundles import flat, named_values, read_words
+from ftcluster.sweep.bundles import named_values, read_words
 from ftcluster.sweep.datasets import Datasets
 from ftcluster.sweep.plan import SweepPlan
 from ftcluster.sweep.space import Point, levels, override_words

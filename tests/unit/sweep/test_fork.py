@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ftcluster.config.catalog import flat
 from ftcluster.config.compose import compose, to_dict
 from ftcluster.config.grammar import parse_space
 from ftcluster.config.schema import PrunerConfig, SweepConfig
@@ -18,7 +19,6 @@ from ftcluster.engine import checkpoint
 from ftcluster.errors import StoreError
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
-from ftcluster.sweep.bundles import flat
 from ftcluster.sweep.facts import Facts
 from ftcluster.sweep.fork import fork_all
 from ftcluster.sweep.plan import SweepPlan

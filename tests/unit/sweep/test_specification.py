@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from ftcluster.config.catalog import flat
 from ftcluster.config.compose import override
 from ftcluster.config.grammar import parse_space
 from ftcluster.config.schema import RunConfig, SweepConfig
 from ftcluster.config.values import build, to_dict
 from ftcluster.errors import ConfigError
-from ftcluster.sweep.bundles import flat, named_point, named_values, swept_keys
+from ftcluster.sweep.bundles import named_point, named_values, swept_keys
 from ftcluster.sweep.space import Space, describe, grid
 from ftcluster.sweep.specification import check_space, read_space, read_sweep
 
