@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from multiprocessing import forkserver, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -39,6 +40,8 @@ class Making:
     autocast: torch.dtype | None = None
     checkpointing: bool = False
     own: Mapping[str, Any] = field(default_factory=dict)  # what a user's own DeepSpeed JSON says
+    packs: bool = False  # a ``PackedReplica`` in its place
+    exact: bool = True
 
 
 class Group:
@@ -122,6 +125,7 @@ class Replicas:
     def __init__(self, ranks: Any) -> None:
         self.ranks = ranks
         self.by_number: dict[int, Any] = {}
+        self._engines: dict[int, Any] = {}
 
     def __getattr__(self, order: str) -> Any:
         name, _, number = order.partition(":")
@@ -129,6 +133,7 @@ class Replicas:
 
     def make(self, number: int, making: Making) -> None:
         from ftcluster.engine.sharded.loading import BaseSource
+        from ftcluster.engine.sharded.packs import PackedReplica
         from ftcluster.engine.sharded.replica import Replica
         from ftcluster.engine.sharded.settings import ShardedSettings, deepspeed_config
 
@@ -136,10 +141,23 @@ class Replicas:
         settings = ShardedSettings(**making.settings)
         config = deepspeed_config(settings, precision, clip=making.clip, ranks=self.ranks.size, own=making.own)
         source = BaseSource(making.folder, torch.device("cpu"), making.dtype)
-        self.by_number[number] = Replica(source, precision, self.ranks, config, checkpointing=making.checkpointing)
+        made: Any = partial(PackedReplica, exact=making.exact) if making.packs else Replica
+        self.by_number[number] = made(source, precision, self.ranks, config, checkpointing=making.checkpointing)
+
+    def engine(self, number: int) -> Any:
+        """Rank 0's: the one that leads all replicas of this number."""
+        from ftcluster.engine.sharded.engine import ShardedEngine, ShardedPackEngine
+        from ftcluster.engine.sharded.packs import PackedReplica
+
+        if number not in self._engines:
+            replica = self.by_number[number]
+            kind = ShardedPackEngine if isinstance(replica, PackedReplica) else ShardedEngine
+            self._engines[number] = kind(_Leading(self, number), replica)
+        return self._engines[number]
 
     def forget(self) -> None:
         self.by_number.clear()
+        self._engines.clear()
 
     def share_of(self, number: int, slot: int) -> list[tuple[int, int]]:
         """Elements of weights that a rank holds between passes, and those of the whole model, by rank."""
@@ -219,6 +237,10 @@ class _Leading:
         self._replicas, self._number = replicas, number
 
     @property
+    def size(self) -> int:
+        return self._replicas.ranks.size
+
+    @property
     def hosts(self) -> Any:
         return self._replicas.ranks.hosts
 
@@ -231,7 +253,7 @@ def _start_server() -> None:
         patch.setenv("OMP_NUM_THREADS", "1")
         for name, value in rank_environment(torch.device("cpu")).items():
             patch.setenv(name, value)
-        forkserver.set_forkserver_preload(["ftcluster.engine.sharded.replica"])
+        forkserver.set_forkserver_preload(["ftcluster.engine.sharded.replica", "ftcluster.engine.sharded.packs"])
         forkserver.ensure_running()
 
 
@@ -251,13 +273,11 @@ def _run(seat: Seat, timeout: float, tests: Connection | None) -> None:
 
 
 def _answer(replicas: Replicas, order: str, arguments: tuple[Any, ...]) -> tuple[str, Any]:
-    from ftcluster.engine.sharded.engine import ShardedEngine
-
     name, _, number = order.partition(":")
     try:
         if not number:
             return "answer", replicas.ranks.lead(replicas, order, *arguments)
-        engine = ShardedEngine(_Leading(replicas, int(number)), replicas.by_number[int(number)])
+        engine = replicas.engine(int(number))
         return "answer", getattr(engine, name)(*arguments)
     except Exception as error:
         error.add_note(traceback.format_exc())

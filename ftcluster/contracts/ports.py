@@ -61,6 +61,8 @@ class Engine(Protocol):
     closing one trial leaves the others unchanged; a loaded trial goes on as if it had never been saved.
     """
 
+    lanes: Mapping[int, int]  # by slot: where its tokens are computed in a pass; slots that are missing are in lane 0
+
     def open(self, trial: TrialOpening) -> None:
         """Take a trial in, freshly initialised from its seed.
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -75,6 +76,8 @@ class _Trial:
 
 class LocalEngine:
     """See ``ftcluster.contracts.ports.Engine`` for what each method promises."""
+
+    lanes: Mapping[int, int] = MappingProxyType({})
 
     def __init__(self, load: LoadBase, precision: Precision, *, checkpointing: bool = False) -> None:
         """``checkpointing``: keep each layer's input alone for the backward pass."""

@@ -20,6 +20,11 @@ from ftcluster.errors import ModelError
 _again = partial(checkpoint, use_reentrant=False)
 
 
+def layers_of(model: torch.nn.Module) -> list[Any]:
+    """The decoder's layers, as far as transformers marks them as such."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
 @contextmanager
 def checkpointing(model: torch.nn.Module) -> Iterator[None]:
     """Around a forward pass. What the layers are told besides their input must still hold in the backward pass.
@@ -27,8 +32,7 @@ def checkpointing(model: torch.nn.Module) -> Iterator[None]:
     Raises:
         ModelError: the model has no layers that can do so.
     """
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
+    if not (layers := layers_of(model)):
         raise ModelError(
             f"{type(model).__name__} has no layers that can be computed again",
             remedy="set engine.activation_checkpointing=false",

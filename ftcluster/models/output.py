@@ -49,10 +49,9 @@ def find_output(model: Any) -> Output:
     head = model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear):
         return Output(model, plain=False)
-    size = model.get_input_embeddings().weight.shape[0]
-    tokens = torch.tensor([[token % size for token in (3, 4, 5, 9)]], device=head.weight.device)
+    tokens = torch.tensor([[token % head.out_features for token in (3, 4, 5, 9)]], device=head.weight.device)
     model.eval()
     logits = model(input_ids=tokens, use_cache=False).logits
     hidden = model.base_model(input_ids=tokens, use_cache=False)[0]
-    same = hidden.shape[-1] == head.weight.shape[1] and torch.equal(head(hidden), logits)
+    same = hidden.shape[-1] == head.in_features and torch.equal(head(hidden), logits)
     return Output(model, plain=bool(same))

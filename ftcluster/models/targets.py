@@ -34,6 +34,13 @@ def weight_of(layer: Any) -> torch.Tensor:
     return weight
 
 
+def sizes_of(layer: Any) -> tuple[int, int]:
+    """How many inputs and outputs a linear layer has, also where its weight is sharded."""
+    if isinstance(layer, Conv1D):
+        return layer.nx, layer.nf
+    return layer.in_features, layer.out_features
+
+
 def _inside_adapter(path: str) -> bool:
     return any(part == "base_layer" or part.startswith("lora_") for part in path.split("."))
 

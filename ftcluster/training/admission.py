@@ -10,6 +10,7 @@ import torch
 from ftcluster.config.schema import RunConfig
 from ftcluster.engine.memory import Passes, free, measure_passes
 from ftcluster.engine.packed.engine import PackedEngine
+from ftcluster.engine.sharded.engine import ShardedPackEngine
 from ftcluster.training.bench import Bench, adapter_settings, opened
 from ftcluster.training.session import loader_of
 from ftcluster.units import format_bytes
@@ -25,7 +26,7 @@ class Admission:
 
     def __init__(self, bench: Bench, budget: int, free: Callable[[torch.device, int], int] = free) -> None:
         self._bench, self._budget, self._free = bench, budget, free
-        self._measured: WeakKeyDictionary[PackedEngine, Passes] = WeakKeyDictionary()
+        self._measured: WeakKeyDictionary[PackedEngine | ShardedPackEngine, Passes] = WeakKeyDictionary()
 
     def objection(self, wanted: tuple[RunConfig, str], here: Sequence[tuple[RunConfig, str]]) -> str:
         """Why a trial (its config and prepared data) must not join those that are here; empty if it may."""
@@ -35,14 +36,19 @@ class Admission:
         if not self._bench.holds(config):
             return "it trains on another base than the trials there"
         engine = self._bench.engine(config)
-        if not isinstance(engine, PackedEngine):
+        if not isinstance(engine, PackedEngine | ShardedPackEngine):
             return "its engine trains one trial at a time"
+        adapter, limit = adapter_settings(config), round(config.cluster.memory_gib * 2**30)
         if engine not in self._measured:
             longest = min(_LONGEST, int(opened(wanted[1]).train.lengths.max()))
-            self._measured[engine] = measure_passes(engine, adapter_settings(config), longest)
+            self._measured[engine] = (
+                engine.passes(adapter, longest)
+                if isinstance(engine, ShardedPackEngine)
+                else measure_passes(engine, adapter, longest)
+            )
         tokens = max(self._budget, *(widest(*one) for one in (wanted, *here)))
-        state, passes = engine.cost(adapter_settings(config)), self._measured[engine].of(tokens)
-        left = self._free(engine.base.device, round(config.cluster.memory_gib * 2**30))
+        state, passes = engine.cost(adapter), self._measured[engine].of(tokens)
+        left = engine.free(limit) if isinstance(engine, ShardedPackEngine) else self._free(engine.base.device, limit)
         if state + passes <= _SURE * left:
             return ""
         return (

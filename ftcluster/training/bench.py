@@ -13,7 +13,7 @@ import torch
 
 from ftcluster.config.compose import resolve_home
 from ftcluster.config.schema import RunConfig
-from ftcluster.config.sharding import shards
+from ftcluster.config.sharding import shards, shares_sharded
 from ftcluster.contracts.ports import AdapterSettings
 from ftcluster.data.audit import judge, refuse_bad_data
 from ftcluster.data.prepared.fingerprint import HASHES, file_sha256
@@ -238,7 +238,9 @@ def packs(config: RunConfig) -> bool:
     Raises:
         UsageError: packing is asked for by name and cannot be had.
     """
-    if config.adapter.kind != "lora" or config.engine.name == "local" or shards(config):
+    if config.adapter.kind != "lora" or config.engine.name == "local":
+        return False
+    if shards(config) and not shares_sharded(config):
         return False
     problem = unpacked(config)
     if problem and config.engine.name == "packed":
@@ -276,7 +278,7 @@ def trials_per_host(config: RunConfig, swept: Collection[str], *, gpus: bool) ->
     if several_bases or not packs(config):
         return 1  # one base is enough for a host
     on_gpu = _PACK_CUDA_FAST if config.engine.mode == "fast" else _PACK_CUDA_EXACT
-    return config.cluster.trials_per_host or (on_gpu if gpus else _PACK)
+    return config.cluster.trials_per_host or config.cluster.ranks * (on_gpu if gpus else _PACK)
 
 
 @dataclass(frozen=True)

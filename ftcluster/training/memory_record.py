@@ -20,7 +20,7 @@ _NEWEST = 100  # runs that calibrate
 class Kind:
     """What runs have in common whose predictions err alike."""
 
-    engine: str  # local | packed | deepspeed
+    engine: str  # local | packed | deepspeed | packed-deepspeed
     device: str  # cpu | cuda
     precision: str  # fp64 | fp32 | bf16
 

@@ -9,6 +9,7 @@ a loop ends that loop alone, with the exception as its result.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -29,7 +30,7 @@ class _Member(Generic[Name, Result]):
 
 
 class Pack(Generic[Name, Result]):
-    """Loops that may share passes; ``budget`` is the most tokens of a shared pass, a larger micro-batch runs alone."""
+    """Loops that may share passes, of at most ``budget`` tokens in a lane; a larger micro-batch has its lane alone."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
@@ -77,15 +78,15 @@ class Pack(Generic[Name, Result]):
             if updates := [member for member in mine if isinstance(member.request, Update)]:
                 yield updates
             group: list[_Member[Name, Result]] = []
-            held = 0
+            held: Counter[int] = Counter()
             for member in mine:
                 if isinstance(member.request, MicroBatch):
-                    size = len(member.request.batch.tokens_T)
-                    if group and held + size > self._budget:
+                    lane, size = engine.lanes.get(member.request.slot, 0), len(member.request.batch.tokens_T)
+                    if held[lane] and held[lane] + size > self._budget:
                         yield group
-                        group, held = [], 0
+                        group, held = [], Counter()
                     group.append(member)
-                    held += size
+                    held[lane] += size
             if group:
                 yield group
 

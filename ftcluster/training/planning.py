@@ -15,7 +15,7 @@ import torch
 
 from ftcluster.config.compose import resolve_home
 from ftcluster.config.schema import RunConfig
-from ftcluster.config.sharding import shards
+from ftcluster.config.sharding import shards, shares_sharded
 from ftcluster.contracts.ports import AdapterSettings
 from ftcluster.engine.packed.bank import bucket_of
 from ftcluster.engine.precision import Precision, precision_of
@@ -122,7 +122,7 @@ def wishes_of(config: RunConfig, gpus: int, stage: int | None = None, offload: O
     optim = config.optim
     rows = optim.micro_tokens // config.data.max_length if optim.micro_tokens else optim.micro_batch
     rows = max(1, min(rows, optim.batch_size))
-    told_stage, told_offload = _told(config) if gpus > 1 or config.engine.name == "deepspeed" else (None, None)
+    told_stage, told_offload = _told(config) if gpus > 1 or shards(config) else (None, None)
     return Wishes(
         rows=-(-rows // gpus),
         stage=told_stage if stage is None else stage,
@@ -134,7 +134,7 @@ def wishes_of(config: RunConfig, gpus: int, stage: int | None = None, offload: O
 def _told(config: RunConfig) -> tuple[int | None, Offload | None]:
     """Stage and offload as far as the config names them."""
     engine = config.engine
-    stage = engine.stage if engine.stage >= 0 else None
+    stage = 3 if shares_sharded(config) else engine.stage if engine.stage >= 0 else None
     if stage in (1, 2) and config.adapter.kind != "none":
         stage = 0  # there is nothing of an adapter that these two would shard
     if engine.offload_parameters not in ("", "none"):
@@ -179,14 +179,15 @@ def plan_memory(config: RunConfig, gpus: Gpus, stage: int | None = None, offload
 def kind_of(config: RunConfig) -> Kind:
     """Which earlier runs a training is like, on the GPUs that it is planned for."""
     full = config.adapter.kind == "none"
-    engine = "deepspeed" if shards(config) else "packed" if packs(config) else "local"
+    packed = "packed" if packs(config) else ""
+    engine = "-".join(filter(None, (packed, "deepspeed" if shards(config) else ""))) or "local"
     return Kind(engine, "cpu" if config.engine.device == "cpu" else "cuda", planned_precision(config, full=full).name)
 
 
 def predict(config: RunConfig, tokens: int, longest: int) -> int:
     """Bytes that a training takes of each device as its config lays it out, for the rows it has.
 
-    ``tokens`` are those of its largest micro-batch, which its ranks divide; ``longest`` are those of a row.
+    ``tokens`` are those of its largest micro-batch, ``longest`` those of a row.
 
     Raises:
         ModelError: the model cannot be used or rehearsed, or lacks an adapter target.
@@ -196,7 +197,8 @@ def predict(config: RunConfig, tokens: int, longest: int) -> int:
     if stage is None:
         stage = 2 if config.adapter.kind == "none" else 0
     layout = Layout(ranks, stage, offload or "none", config.engine.activation_checkpointing)
-    return footprint(training_of(config, longest), layout, max(longest, -(-tokens // ranks))).on_gpu
+    share = tokens if packs(config) else -(-tokens // ranks)  # a packed trial is whole on its rank
+    return footprint(training_of(config, longest), layout, max(longest, share)).on_gpu
 
 
 def training_of(config: RunConfig, length: int = 0) -> Training:

@@ -185,9 +185,8 @@ def _pack(model: Any) -> Route:
     """Replace linear layers as the packed engine does."""
     route = Route()
     for site, (path, layer) in enumerate(list(linear_layers(model))):
-        bias = layer.bias.detach() if layer.bias is not None else None
         parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, PackedLinear(layer, weight_of(layer).detach(), bias, site, route))
+        setattr(model.get_submodule(parent), name, PackedLinear(layer, site, route))
     return route
 
 

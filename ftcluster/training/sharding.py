@@ -10,6 +10,7 @@ import json
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from torch.distributed import is_initialized
 
 from ftcluster.config.environment import set_for_libraries
 from ftcluster.config.schema import RunConfig
+from ftcluster.config.sharding import shares_sharded
 from ftcluster.engine.precision import Precision, choose_device, choose_precision
-from ftcluster.engine.sharded.engine import ShardedEngine
+from ftcluster.engine.sharded.engine import ShardedEngine, ShardedPackEngine
 from ftcluster.engine.sharded.ranks import RankLost, Ranks, Seat, rank_environment
 from ftcluster.engine.sharded.settings import ShardedSettings, deepspeed_config, read_own
 from ftcluster.models.base import quieten_deepspeed
@@ -36,6 +38,8 @@ class Sharding:
     precision: Precision
     checkpointing: bool
     deepspeed: str  # its JSON
+    packs: bool  # trials share the base, each on a rank of its own
+    exact: bool
     hang_after: float  # seconds that a rank waits for another; 0: as long as it takes
 
     @classmethod
@@ -52,6 +56,8 @@ class Sharding:
             precision,
             config.engine.activation_checkpointing,
             json.dumps(deepspeed_of(config, precision), sort_keys=True),
+            shares_sharded(config),
+            config.engine.mode == "exact",
             config.cluster.hang_after,
         )
 
@@ -64,8 +70,9 @@ def deepspeed_of(config: RunConfig, precision: Precision | None = None) -> dict[
     """
     engine, full = config.engine, config.adapter.kind == "none"
     precision = precision or choose_precision(engine.precision, choose_device(engine.device), full=full)
+    stage = 3 if shares_sharded(config) else None if engine.stage < 0 else engine.stage
     settings = ShardedSettings(
-        stage=None if engine.stage < 0 else engine.stage,
+        stage=stage,
         offload_optimizer=engine.offload_optimizer or None,
         offload_parameters=engine.offload_parameters or None,
         nvme=Path(engine.nvme) if engine.nvme else None,
@@ -102,7 +109,8 @@ class Group:
             self._ranks.stacks = self._folder
         self._dismiss()
         self._ranks.share(sharding)
-        self._engine = ShardedEngine(self._ranks, _replica(sharding, self._ranks))
+        kind = ShardedPackEngine if sharding.packs else ShardedEngine
+        self._engine = kind(self._ranks, _replica(sharding, self._ranks))
         return self._engine
 
     def watch(self, folder: Path) -> None:
@@ -149,6 +157,7 @@ def _replica(sharding: Sharding, ranks: Ranks) -> Any:
     quieten_deepspeed()
     # These need DeepSpeed.
     from ftcluster.engine.sharded.loading import BaseSource
+    from ftcluster.engine.sharded.packs import PackedReplica
     from ftcluster.engine.sharded.replica import Replica
 
     source = BaseSource(
@@ -159,7 +168,8 @@ def _replica(sharding: Sharding, ranks: Ranks) -> Any:
         trust_remote_code=sharding.trust_remote_code,
     )
     told = json.loads(sharding.deepspeed)
-    replica = Replica(source, sharding.precision, ranks, told, checkpointing=sharding.checkpointing)
+    kind: Any = partial(PackedReplica, exact=sharding.exact) if sharding.packs else Replica
+    replica = kind(source, sharding.precision, ranks, told, checkpointing=sharding.checkpointing)
     ranks.assemble()  # imports may take a rank longer than it may hang
     ranks.limit(sharding.hang_after)
     return replica

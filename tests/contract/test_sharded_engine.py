@@ -42,13 +42,14 @@ def group() -> Iterator[Group]:
     assert codes == [0, 0]
 
 
-@pytest.fixture(params=[0, 3], ids=["stage0", "stage3"])
+@pytest.fixture(params=["stage0", "stage3", "packs"])
 def make(request: pytest.FixtureRequest, group: Group, tiny_qwen2: Path) -> Iterator[Callable[..., RemoteEngine]]:
-    if request.param and request.function.__name__ == _IN_FP64:
+    stage = 0 if request.param == "stage0" else 3
+    if stage and request.function.__name__ == _IN_FP64:
         pytest.skip("fp64 needs stage 0")
 
     def build(dtype: torch.dtype = torch.float64, folder: Path = tiny_qwen2) -> RemoteEngine:
-        return group.engine(Making(folder, dtype, {"stage": request.param}))
+        return group.engine(Making(folder, dtype, {"stage": stage}, packs=request.param == "packs"))
 
     yield build
     group.forget()

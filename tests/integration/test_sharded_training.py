@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from programs import call, finish, start, wait_for
-from training_samples import World, make_world
+from training_samples import World, make_world, result_bytes
 
 from ftcluster.contracts.trial import RunState
 from ftcluster.ledger.store import Ledger
@@ -74,6 +74,35 @@ def test_two_processes_give_the_losses_of_one(
     for name, engine in (("one", ["engine.name=local"]), ("two", ["cluster.ranks=2", "engine=zero3"])):
         call(command(world, *words, *engine, f"name={name}", f"home={tmp_path}"), tmp_path / "log")
     assert_close(curves(tmp_path, "two"), curves(tmp_path, "one"), 1e-10)
+
+
+def test_packs_over_two_ranks_have_the_bits_of_packs_in_one_process_though_a_rank_is_killed(
+    world: World, tmp_path: Path
+) -> None:
+    home, outcomes = tmp_path / "home", []
+    for name, words in (("one", ["engine=packed"]), ("two", ["engine=packed_zero3", "cluster.ranks=2"])):
+        sweep = {
+            "name": name,
+            "base": world.words(*WORDS, "optim.duration=60 steps", "evaluation.every=10 steps", *words),
+            "space": {"adapter.rank": "choice(2, 4, 8)"},
+            "sampler": {"name": "grid"},
+        }
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(sweep))
+        log = tmp_path / f"{name}.log"
+        process = start(["sweep", str(tmp_path / f"{name}.yaml"), "--home", str(home)], log)
+        if name == "two":
+            wait_for(lambda: any(home.glob("two/two-02/checkpoints/step-*")), process, log)
+            below = psutil.Process(process.pid).children(recursive=True)
+            ranks = [child for child in below if "_HostActor" in "".join(child.cmdline())]
+            assert len(ranks) == 2
+            ranks[1].kill()
+        finish(process, log)
+        trials = [home / name / f"{name}-{number:02}" for number in range(3)]
+        outcomes.append([(read_metrics(trial)["train/loss"], result_bytes(trial)) for trial in trials])
+    assert "the host was lost" in log.read_text() or "is gone" in log.read_text()
+    for one, two in zip(*outcomes, strict=True):
+        assert [(point.step, point.value) for point in one[0]] == [(point.step, point.value) for point in two[0]]
+        assert one[1] == two[1]
 
 
 @pytest.mark.thorough

@@ -10,10 +10,11 @@ Nothing here reads the global random generator. Full fine-tunes are the ``local`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -38,7 +39,7 @@ from ftcluster.models.checkpointing import checkpointing
 from ftcluster.models.generation import generate
 from ftcluster.models.integrity import Integrity, check_adapter, write_integrity
 from ftcluster.models.output import Output, find_output
-from ftcluster.models.targets import linear_layers, resolve_targets, weight_of
+from ftcluster.models.targets import linear_layers, resolve_targets, sizes_of
 from ftcluster.objectives.cross_entropy import head_losses
 
 _MOMENTS = {"exp_avg": "first", "exp_avg_sq": "second"}
@@ -79,18 +80,25 @@ class _Losses:
 
 
 @dataclass
-class _Packed:
-    """A base whose linear layers were replaced, once."""
+class Packed:
+    """A base whose linear layers were replaced, once.
+
+    ``around_head``: within it the head's weights are there, also where bases are sharded.
+    """
 
     base: Base
     sites: list[Site]
     output: Output
     route: Route
+    around_head: Callable[[], AbstractContextManager[None]] = nullcontext
     banks: dict[int, Bank] = field(default_factory=dict)
 
 
 class PackedEngine:
     """See ``ftcluster.contracts.ports.Engine`` for what each method promises."""
+
+    lanes: Mapping[int, int] = MappingProxyType({})
+    _told_plainly = False  # whether errors come as they are, also where several trials were in what failed
 
     def __init__(
         self, load: Callable[[], Base], precision: Precision, *, exact: bool = True, checkpointing: bool = False
@@ -101,7 +109,7 @@ class PackedEngine:
         """
         self._load, self._precision = load, precision
         self._exact, self._checkpointing = exact, checkpointing
-        self._made: _Packed | None = None
+        self._made: Packed | None = None
         self._trials: dict[int, _Trial] = {}
 
     @property
@@ -110,12 +118,16 @@ class PackedEngine:
         return self._packed.base
 
     @property
-    def _packed(self) -> _Packed:
+    def _packed(self) -> Packed:
         if self._made is None:
-            base = self._load()
-            check_isolation(base.model, base.device)
-            self._made = _pack(base)
+            self._made = self._make()
         return self._made
+
+    def _make(self) -> Packed:
+        base = self._load()
+        check_isolation(base.model, base.device)
+        sites, route = replace_layers(base)
+        return Packed(base, sites, find_output(base.model), route)
 
     @property
     def memory(self) -> int:
@@ -190,7 +202,7 @@ class PackedEngine:
                 sums[each.slot] = LossSums(float(total.detach()), weight, len(each.batch.tokens_T))
             if totals:
                 undo = partial(self._forget_gradients, list(sums))
-                with _shared("a pass", alone=len(sums) == 1, undo=undo):
+                with _shared("a pass", alone=self._told_plainly or len(sums) == 1, undo=undo):
                     torch.autograd.backward(totals)
         return sums
 
@@ -230,7 +242,9 @@ class PackedEngine:
         with self._routed(segments, exact=self._exact), attending_by_document(packed.base.model):
             with checkpointing(packed.base.model) if self._checkpointing and clock else nullcontext():
                 hidden_TH = packed.output.hidden(*self._inputs(list(mine.values())))
-            yield list(self._losses(mine, hidden_TH))
+            with packed.around_head():
+                found = list(self._losses(mine, hidden_TH))
+            yield found
 
     def _order(self, slot: int) -> tuple[int, int, int]:
         """Slots of a bank side by side, in the order of its rows."""
@@ -288,7 +302,7 @@ class PackedEngine:
 
     def step_many(self, rates: Mapping[int, float]) -> dict[int, float]:
         norms: dict[int, float] = {}
-        with _shared("a step", alone=len(rates) == 1):
+        with _shared("a step", alone=self._told_plainly or len(rates) == 1):
             for bank in self._packed.banks.values():
                 mine = {slot: trial for slot in rates if (trial := self._trials[slot]).bank is bank}
                 updates: dict[int, Update] = {}
@@ -387,20 +401,17 @@ def _shared(what: str, *, alone: bool, undo: Callable[[], None] | None = None) -
         raise TrialError(f"{what} of several trials failed half-way: {error}", remedy=remedy) from error
 
 
-def _pack(base: Base) -> _Packed:
-    """Replace the base's linear layers and activations; its numbers stay the same."""
+def replace_layers(base: Base) -> tuple[list[Site], Route]:
+    """Put packed layers and activations in the places of the base's own; its numbers stay the same."""
     route = Route()
-    output = find_output(base.model)
     sites: list[Site] = []
     for path, layer in list(linear_layers(base.model)):
-        weight = weight_of(layer).detach()
-        sites.append(Site(path, weight.shape[1], weight.shape[0]))
-        bias = layer.bias.detach() if layer.bias is not None else None
-        _replace(base, path, PackedLinear(layer, weight, bias, len(sites) - 1, route))
+        sites.append(Site(path, *sizes_of(layer)))
+        _replace(base, path, PackedLinear(layer, len(sites) - 1, route))
     for path, activation in list(activations(base.model)):
         _replace(base, path, PackedActivation(activation, route))
     base.model.requires_grad_(False).eval()
-    return _Packed(base, sites, output, route)
+    return sites, route
 
 
 def _replace(base: Base, path: str, module: torch.nn.Module) -> None:

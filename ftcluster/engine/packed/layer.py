@@ -19,31 +19,30 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from ftcluster.engine.packed.route import Pass, Route
 from ftcluster.errors import ModelError
+from ftcluster.models.targets import weight_of
 
 
 class PackedLinear(torch.nn.Module):
     """Stands in a model where a linear layer stood."""
 
-    def __init__(
-        self, layer: torch.nn.Module, weight_OI: Tensor, bias_O: Tensor | None, site: int, route: Route
-    ) -> None:
+    def __init__(self, layer: Any, site: int, route: Route) -> None:
         super().__init__()
         self.base_layer = layer
-        self._weight_OI, self._bias_O = weight_OI, bias_O
         self.site, self._route = site, route
 
     def get_base_layer(self) -> torch.nn.Module:
         """The layer it stands for, as adapter layers of PEFT's answer."""
-        return self.base_layer
+        layer: torch.nn.Module = self.base_layer
+        return layer
 
     @property
     def weight(self) -> Tensor:
-        """The base layer's, [out, in] as it is used."""
-        return self._weight_OI
+        """The base layer's, [out, in] as it is used; where bases are sharded there is one only during a pass."""
+        return weight_of(self.base_layer)
 
     def forward(self, x: Tensor) -> Tensor:
         now = self._route.now
-        flat_TI = x.reshape(-1, x.shape[-1]).to(self._weight_OI.dtype)
+        flat_TI = x.reshape(-1, x.shape[-1]).to(self.weight.dtype)
         if now.trials > 1 and len(flat_TI) != now.tokens:  # such as an expert's, which is given some tokens
             raise ModelError(
                 f"a linear layer is given {len(flat_TI)} rows of a stream of {now.tokens} tokens, "
@@ -56,7 +55,7 @@ class PackedLinear(torch.nn.Module):
 
     def base(self, x_TI: Tensor) -> Tensor:
         """The base product of a part of the stream, [T, out]."""
-        return F.linear(x_TI, self._weight_OI, self._bias_O)
+        return F.linear(x_TI, self.weight, self.base_layer.bias)
 
 
 class PackedActivation(torch.nn.Module):

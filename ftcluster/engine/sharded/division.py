@@ -6,12 +6,14 @@ weight zero instead.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ftcluster.contracts.batch import Batch
+from ftcluster.contracts.batch import Batch, LossSums
+from ftcluster.engine.sharded.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,27 @@ def part_of(batch: Batch, rank: int, ranks: int) -> Part:
         tuple(batch.slots[row] for row in rows),
     )
     return Part(mine, tuple(rows), places_T)
+
+
+def evaluate_divided(batch: Batch, ranks: Ranks, evaluate: Callable[[Batch], list[LossSums]]) -> list[LossSums]:
+    """Loss sums per document, of which each rank evaluates its part, slot by slot; all ranks must call it."""
+    loss_B = torch.zeros(len(batch.lengths), dtype=torch.float64)
+    for slot in sorted(set(batch.slots)):
+        rows = [row for row, owner in enumerate(batch.slots) if owner == slot]
+        part = part_of(batch.select(slot), ranks.rank, ranks.size)
+        for row, sums in zip(part.rows, evaluate(part.batch), strict=False):  # of a stand-in nothing counts
+            loss_B[rows[row]] = sums.loss
+    ranks.total(loss_B)
+    weight_B = torch.zeros(len(batch.lengths), dtype=torch.float64)
+    weight_B.index_add_(0, batch.documents_T, batch.weights_T.double())
+    pairs = zip(loss_B.tolist(), weight_B.tolist(), batch.lengths, strict=True)
+    return [LossSums(loss, weight, length) for loss, weight, length in pairs]
+
+
+def one_token(slot: int) -> Batch:
+    """The least a rank can take part in a pass with."""
+    one = torch.zeros(1, dtype=torch.int64)
+    return Batch(one, one, torch.ones(1), one, (1,), (slot,))
 
 
 def _stand_in(batch: Batch) -> Part:

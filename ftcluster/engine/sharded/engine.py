@@ -15,9 +15,11 @@ from typing import Any
 from torch.distributed import is_initialized
 
 from ftcluster.contracts.batch import Batch, LossSums
-from ftcluster.contracts.ports import TrialOpening
+from ftcluster.contracts.ports import AdapterSettings, TrialOpening
+from ftcluster.engine.memory import Passes
 from ftcluster.engine.sharded.pace import Slowest, slowest
 from ftcluster.engine.sharded.ranks import Ranks
+from ftcluster.errors import TrialError
 
 
 class ShardedEngine:
@@ -27,6 +29,7 @@ class ShardedEngine:
         """``replica`` is rank 0's ``replica.Replica``, whose module needs DeepSpeed; the others follow with theirs."""
         self._ranks, self._replica = ranks, replica
         self._slots: set[int] = set()
+        self.lanes: Mapping[int, int] = {}
 
     @property
     def slots(self) -> list[int]:
@@ -97,3 +100,57 @@ class ShardedEngine:
 
     def _all(self, order: str, *arguments: Any) -> Any:
         return self._ranks.lead(self._replica, order, *arguments)
+
+
+class ShardedPackEngine(ShardedEngine):
+    """Trials that train together over a sharded base, each on a rank of its own; the replicas are ``PackedReplica``."""
+
+    def __init__(self, ranks: Ranks, replica: object) -> None:
+        super().__init__(ranks, replica)
+        self.lanes: dict[int, int] = {}  # each trial's rank
+
+    def open(self, trial: TrialOpening) -> None:
+        if trial.slot in self._slots or trial.slot < 0:
+            raise ValueError(f"slot {trial.slot} is taken or negative")
+        if trial.adapter is None:
+            raise ValueError("a full fine-tune changes the base that packed trials share")
+        owner = self._next_owner
+        self._all("open", trial, owner)
+        self._slots.add(trial.slot)
+        self.lanes[trial.slot] = owner
+
+    def close(self, slot: int) -> None:
+        super().close(slot)
+        self.lanes.pop(slot, None)
+
+    def forward_backward(
+        self, batch: Batch, normalisers: Mapping[int, float], clock: Mapping[int, tuple[int, int]]
+    ) -> dict[int, LossSums]:
+        try:
+            return super().forward_backward(batch, normalisers, clock)
+        except (TrialError, ValueError):
+            raise
+        except Exception as error:  # the group is gone: nobody may try again with it, trial by trial
+            told = f"{type(error).__name__}: {error}"
+            raise TrialError(told, where="rank 0", remedy="see the log of that rank") from error
+
+    @property
+    def _next_owner(self) -> int:
+        """The rank with the fewest trials."""
+        owners = list(self.lanes.values())
+        return min(range(self._ranks.size), key=lambda rank: (owners.count(rank), rank))
+
+    def cost(self, adapter: AdapterSettings) -> int:
+        """Bytes that a trial with such an adapter would take on the rank that it would be on."""
+        costs: list[int] = self._all("costs", adapter)
+        return costs[self._next_owner]
+
+    def passes(self, adapter: AdapterSettings, longest: int) -> Passes:
+        """What training passes need, of the rank that needs most."""
+        found: list[Passes] = self._all("measure", adapter, longest)
+        return Passes(max(each.always for each in found), max(each.per_token for each in found))
+
+    def free(self, limit: int) -> int:
+        """Bytes that a rank may still take, where they are fewest."""
+        left: list[int] = self._all("free", limit)
+        return min(left)

@@ -43,10 +43,16 @@ class Through:
         return getattr(self.engine.module, name)
 
 
-def run_by_deepspeed(model: Any, config: Mapping[str, Any], optimizer: torch.optim.Optimizer | None = None) -> Any:
-    """DeepSpeed's engine around a model; without an optimizer it shards a frozen model's weights, and no more."""
+def run_by_deepspeed(model: Any, config: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> Any:
+    """DeepSpeed's engine around a model and what trains it."""
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=dict(config))
     return engine
+
+
+def run_frozen(model: Any, config: Mapping[str, Any]) -> None:
+    """Have DeepSpeed gather and drop a frozen model's weights around its layers, and no more."""
+    zero = {key: value for key, value in config["zero_optimization"].items() if key != "offload_optimizer"}
+    deepspeed.initialize(model=model, config={**config, "zero_optimization": zero})
 
 
 def shapes_of(parameters: Parameters) -> dict[str, tuple[int, ...]]:

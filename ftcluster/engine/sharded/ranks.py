@@ -137,6 +137,10 @@ class Ranks:
         WAITS.seconds += time.perf_counter() - began
         return values
 
+    def spread(self, values: Tensor, source: int) -> None:
+        """One rank's values on all, in place; every rank must call it."""
+        dist.broadcast(values, source)
+
     def share(self, value: Any) -> Any:
         """Rank 0's value; every rank must call it. The others wait for it as long as it takes.
 

@@ -13,7 +13,7 @@ saved empty. All ranks go on with equal adapters, because they add up equal grad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -27,16 +27,16 @@ from ftcluster.contracts.ports import AdapterSettings, TrialOpening
 from ftcluster.engine.local import LocalEngine, _Trial
 from ftcluster.engine.precision import Precision
 from ftcluster.engine.saved import OPTIMIZER
-from ftcluster.engine.sharded.division import Part, part_of
+from ftcluster.engine.sharded.division import Part, evaluate_divided, one_token, part_of
 from ftcluster.engine.sharded.dropout import Stream, drop_by_stream
 from ftcluster.engine.sharded.loading import BaseSource, check_sharded_isolation, settle_deepspeed
-from ftcluster.engine.sharded.pace import Stint
 from ftcluster.engine.sharded.partitioned import (
     MOMENTS,
     Through,
     fill_moments,
     fill_weights,
     run_by_deepspeed,
+    run_frozen,
     saved_steps,
     set_steps,
     shapes_of,
@@ -45,7 +45,9 @@ from ftcluster.engine.sharded.partitioned import (
     whole_weights,
 )
 from ftcluster.engine.sharded.ranks import Ranks
+from ftcluster.engine.sharded.reporting import Reporting
 from ftcluster.engine.sharded.settings import stage_of
+from ftcluster.engine.sharded.swapping import with_own_folder
 from ftcluster.engine.sharded.writing import Writer
 from ftcluster.errors import ModelError, UsageError
 from ftcluster.models import adapters
@@ -55,7 +57,7 @@ from ftcluster.models.base import Base
 _BUCKET = 1 << 26  # elements of one reduction of gradients
 
 
-class Replica(LocalEngine):
+class Replica(Reporting, LocalEngine):
     """One rank's share of the work; see ``ftcluster.contracts.ports.Engine`` for what each method promises."""
 
     def __init__(
@@ -70,7 +72,7 @@ class Replica(LocalEngine):
         """``config`` is DeepSpeed's, from ``settings.deepspeed_config``."""
         settle_deepspeed()
         super().__init__(source.whole, precision, checkpointing=checkpointing)
-        self._source, self._ranks, self._config = source, ranks, config
+        self._source, self._ranks, self._config = source, ranks, with_own_folder(config, self)
         self._stage = stage_of(config)
         self._stream = Stream()
         self._engines: dict[int, Any] = {}  # DeepSpeed's, by slot of a partitioned trial
@@ -83,8 +85,7 @@ class Replica(LocalEngine):
         if self._stage < 3:
             return super()._loaded()
         base = self._source.sharded(self._config)
-        zero = {key: value for key, value in self._config["zero_optimization"].items() if key != "offload_optimizer"}
-        run_by_deepspeed(base.model, {**self._config, "zero_optimization": zero})
+        run_frozen(base.model, self._config)
         self._learn_order(base)
         check_sharded_isolation(base)
         return base
@@ -95,7 +96,7 @@ class Replica(LocalEngine):
         adapters.activate(base, "first")
         for _ in range(2):
             with attending_by_document(base.model):
-                losses_N, *_ = self._losses(base, _one_token(0))
+                losses_N, *_ = self._losses(base, one_token(0))
             losses_N.sum().backward()  # type: ignore[no-untyped-call]
         parameters.clear()
         adapters.detach(base, "first")
@@ -139,7 +140,7 @@ class Replica(LocalEngine):
         They come before any pass without gradients: at stage 3 DeepSpeed learns here in which order weights are
         wanted, and one that learnt it from such a pass fetches them one by one ever after.
         """
-        batch = _one_token(slot)
+        batch = one_token(slot)
         for _ in range(2):
             self._pass(Part(batch, (), batch.positions_T), slot, float("inf"), (0, 0), batch)
             self.step(slot, 0.0)
@@ -208,17 +209,7 @@ class Replica(LocalEngine):
         return self._ranks.rank, self._ranks.size
 
     def evaluate(self, batch: Batch) -> list[LossSums]:
-        loss_B = torch.zeros(len(batch.lengths), dtype=torch.float64)
-        for slot in sorted(set(batch.slots)):
-            rows = [row for row, owner in enumerate(batch.slots) if owner == slot]
-            part = part_of(batch.select(slot), *self._seat)
-            found = super().evaluate(part.batch)
-            for row, sums in zip(part.rows, found, strict=False):  # of a stand-in nothing counts
-                loss_B[rows[row]] = sums.loss
-        self._ranks.total(loss_B)
-        weight_B = torch.zeros_like(loss_B).index_add_(0, batch.documents_T, batch.weights_T.double())
-        pairs = zip(loss_B.tolist(), weight_B.tolist(), batch.lengths, strict=True)
-        return [LossSums(loss, weight, length) for loss, weight, length in pairs]
+        return evaluate_divided(batch, self._ranks, super().evaluate)
 
     def generate(
         self, slot: int, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: Sequence[int] = ()
@@ -250,14 +241,6 @@ class Replica(LocalEngine):
             whole = self._ranks.total(torch.cat([gradient.flatten() for gradient in bucket]))
             for gradient, added in zip(bucket, whole.split_with_sizes([g.numel() for g in bucket]), strict=True):
                 gradient.copy_(added.view_as(gradient))
-
-    def telemetry(self, measure: Callable[[], Mapping[str, float]]) -> list[dict[str, float]]:
-        """What each rank measures of itself, in their order."""
-        return self._ranks.gather(dict(measure()))
-
-    def stints(self) -> list[list[Stint]]:
-        """Of each rank's newest passes, in their order."""
-        return self._ranks.gather(list(self._ranks.stints))
 
     # Files -------------------------------------------------------------------------------------------------------
 
@@ -300,11 +283,6 @@ class Replica(LocalEngine):
         fill_weights(trial.parameters, folder, device)
         fill_moments(trial.parameters, folder / OPTIMIZER, device)
         set_steps(trial.optimizer, saved_steps(folder / OPTIMIZER))
-
-
-def _one_token(slot: int) -> Batch:
-    one = torch.zeros(1, dtype=torch.int64)
-    return Batch(one, one, torch.ones(1), one, (1,), (slot,))
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -18,6 +18,9 @@ from ftcluster.errors import ConfigError
         (["engine.name=deepspeed"], True),
         (["engine=zero3"], True),
         (["engine=local", "cluster.ranks=2"], False),
+        (["engine=packed"], False),
+        (["engine=packed", "cluster.ranks=2"], True),
+        (["engine=packed_zero3"], True),
     ],
 )
 def test_several_ranks_or_its_name_mean_deepspeed(words: list[str], expected: bool) -> None:
@@ -34,6 +37,10 @@ def test_several_ranks_or_its_name_mean_deepspeed(words: list[str], expected: bo
         (["engine=zero3", "engine.stage=7"], "engine.stage=7 must be 0, 1, 2 or 3"),
         (["engine=zero3", "engine.offload_optimizer=disk"], "engine.offload_optimizer"),
         (["cluster.ranks=0"], "cluster.ranks"),
+        (
+            ["engine=packed", "engine.stage=2", "cluster.ranks=2"],
+            "leaves the base whole on every rank; use engine.stage=3",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_with_a_remedy(words: list[str], problem: str) -> None:
@@ -43,5 +50,9 @@ def test_what_cannot_be_is_told_with_a_remedy(words: list[str], problem: str) ->
 
 
 def test_what_can_be_is_not() -> None:
-    for words in (["engine=zero3", "cluster.ranks=4", "cluster.gpus=1"], ["cluster.ranks=2", "engine.stage=1"]):
+    for words in (
+        ["engine=zero3", "cluster.ranks=4", "cluster.gpus=1"],
+        ["cluster.ranks=2", "engine.stage=1"],
+        ["engine=packed_zero3", "cluster.ranks=2"],
+    ):
         check(compose(["model=folder", "model.path=/m", *words]))

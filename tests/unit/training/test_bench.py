@@ -118,6 +118,8 @@ def test_a_host_trains_several_trials_of_one_base_and_one_where_bases_differ(con
     assert trials_per_host(config, ["optim.lr"], gpus=True) == 1, "exact packs start as many kernels"
     fast = replace(config, engine=replace(config.engine, mode="fast"))
     assert trials_per_host(fast, ["optim.lr"], gpus=True) == 16
+    over_two = replace(config, engine=replace(config.engine, name="packed"), cluster=replace(config.cluster, ranks=2))
+    assert trials_per_host(over_two, ["optim.lr"], gpus=True) == 2, "one on each rank"
     told = replace(config, cluster=replace(config.cluster, trials_per_host=9))
     assert trials_per_host(told, ["optim.lr"], gpus=True) == 9
     for swept in ("adapter.kind", "engine.precision", "engine.threads", "model.path"):

@@ -22,6 +22,7 @@ class CountingEngine:
         self.passes: list[tuple[int, ...]] = []
         self.steps: list[dict[int, float]] = []
         self.poison = poison
+        self.lanes: dict[int, int] = {}
 
     def forward_backward(
         self, batch: Batch, normalisers: Mapping[int, float], clock: Mapping[int, tuple[int, int]]
@@ -83,6 +84,15 @@ def test_passes_stay_within_the_budget_and_a_larger_micro_batch_runs_alone() -> 
         pack.add(f"t{slot}", loop(engine, slot, steps=1, size=size))
     run(pack)
     assert engine.passes == [(1, 2), (3,), (4,)]
+
+
+def test_trials_of_other_lanes_do_not_add_to_a_pass() -> None:
+    engine, pack = CountingEngine(), Pack[str, Any](budget=8)
+    engine.lanes = {2: 1, 3: 1}
+    for slot, size in ((1, 6), (2, 20), (3, 4), (4, 2)):
+        pack.add(f"t{slot}", loop(engine, slot, steps=1, size=size))
+    run(pack)
+    assert engine.passes == [(1, 2), (3, 4)]
 
 
 def test_one_that_fails_ends_alone() -> None:

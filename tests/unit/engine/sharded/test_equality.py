@@ -22,6 +22,7 @@ from ftcluster.engine.precision import Precision
 from ftcluster.errors import BadAdapter, UsageError
 from ftcluster.models.base import load_base
 from ftcluster.models.integrity import check_adapter
+from ftcluster.models.tiny import create_tiny_model
 from ftcluster.tracking.system import system_metrics
 
 pytestmark = pytest.mark.slow
@@ -45,9 +46,11 @@ def four() -> Iterator[Group]:
 
 def _group(size: int) -> Iterator[Group]:
     group = Group(size)
-    yield group
-    codes = group.close()
-    group.kill()
+    try:
+        yield group
+        codes = group.close()
+    finally:
+        group.kill()
     assert codes == [0] * size
 
 
@@ -363,3 +366,32 @@ def test_every_rank_measures_itself(two, tiny_qwen2) -> None:
     assert first.keys() == second.keys() == system_metrics().keys()
     assert min(first["system/memory_mb"], second["system/memory_mb"]) > 1
     two.forget()
+
+
+@pytest.mark.thorough
+def test_state_on_a_disk_gives_the_weights_of_state_in_memory(tmp_path) -> None:
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        pytest.skip("offload to a disk needs libaio (apt install libaio-dev)")
+    AsyncIOBuilder().load(verbose=False)  # compiled once, which takes minutes
+    # DeepSpeed leaves in memory what is smaller than a mebibyte.
+    texts = [f"{a}{b}{c} {c}{a}" for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvw"]
+    folder = create_tiny_model(tmp_path / "model", texts, hidden_size=192, layers=4, vocabulary=320)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    results = []
+    for settings in (
+        {"stage": 3},
+        {"stage": 3, "offload_optimizer": "nvme", "nvme": disk},
+        {"stage": 3, "offload_optimizer": "nvme", "offload_parameters": "nvme", "nvme": disk},
+    ):
+        for group in _group(2):
+            engine = group.engine(Making(folder, settings=settings))
+            engine.open(_opening(None))
+            _train(engine, range(3))
+            processes = {path.relative_to(disk).parts[0].split("-")[-2] for path in disk.rglob("*.swp")}
+            assert len(processes) == (2 if "nvme" in settings else 0), "a folder for each"
+            results.append(_result(engine, tmp_path / f"result{len(results)}"))
+    assert _furthest(results[0], results[1]) < FULL_FP32
+    assert _furthest(results[0], results[2]) < FULL_FP32
