@@ -95,7 +95,7 @@ def _points() -> dict[str, tuple[tuple[Any, ...], str]]:
         "optimizer step": (engines, "step_many"),
         "held-out loss": (engines, "evaluate"),
         "metrics of a step": ((SpoolTracker,), "metrics"),
-        "checkpoint": ((checkpoint,), "commit"),
+        "checkpoint": ((checkpoint.Commits,), "begin"),
         "manifest of a checkpoint": ((checkpoint,), "_write_manifest"),
         "just after a checkpoint": ((checkpoint,), "collect"),
         "export": ((Session,), "_export"),

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,30 +40,89 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
+class Commits:
+    """The checkpoints of a run: each is written where it is asked for, and committed in a thread meanwhile.
+
+    To write is to hand numbers to the operating system. To have them on the disk, hashed, and under their final name
+    takes longer than that, and nobody needs to wait for it but the next save and the end.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        self._parent = parent
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def begin(self, step: int, write: Callable[[Path], None], then: Callable[[], None] = lambda: None) -> None:
+        """Save a checkpoint: ``write`` fills a folder aside; later it gets its final name, and ``then`` is called.
+
+        Raises:
+            StoreError: it cannot be written, or the one before could not; what was there before is untouched.
+        """
+        self.wait()
+        aside = _written(self._parent, step, write)
+        self._thread = threading.Thread(target=self._finish, args=(aside, step, then), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the newest one is committed.
+
+        Raises:
+            StoreError: it could not be.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _finish(self, aside: Path, step: int, then: Callable[[], None]) -> None:
+        try:
+            _committed(aside, step)
+            then()
+        except Exception as error:
+            self._error = error
+
+
 def commit(parent: Path, step: int, write: Callable[[Path], None]) -> Path:
     """Save a checkpoint: ``write`` fills a folder aside, which then appears under its final name at once.
 
     Raises:
         StoreError: the folder cannot be written; what was there before is untouched.
     """
-    final = parent / name_of(step)
+    return _committed(_written(parent, step, write), step)
+
+
+def _written(parent: Path, step: int, write: Callable[[Path], None]) -> Path:
     aside = parent / f"{_WRITING}{os.getpid()}-{name_of(step)}"
+    with _saving(step, aside):
+        parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob(f"{_WRITING}*"):
+            shutil.rmtree(left)
+        aside.mkdir()
+        write(aside)
+    return aside
+
+
+def _committed(aside: Path, step: int) -> Path:
+    final = aside.with_name(name_of(step))
+    with _saving(step, aside):
+        _write_manifest(aside)
+        if final.exists():  # written before a crash, trained again since: the same state by construction
+            shutil.rmtree(final)
+        aside.rename(final)
+        to_disk(final.parent)
+    return final
+
+
+@contextmanager
+def _saving(step: int, aside: Path) -> Iterator[None]:
     try:
-        with storing(f"the checkpoint of step {step}", parent):
-            parent.mkdir(parents=True, exist_ok=True)
-            for left in parent.glob(f"{_WRITING}*"):
-                shutil.rmtree(left)
-            aside.mkdir()
-            write(aside)
-            _write_manifest(aside)
-            if final.exists():  # written before a crash, trained again since: the same state by construction
-                shutil.rmtree(final)
-            aside.rename(final)
-            to_disk(parent)
+        with storing(f"the checkpoint of step {step}", aside.parent):
+            yield
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    return final
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from ftcluster.engine.memory import watch_memory
 from ftcluster.engine.precision import choose_device
 from ftcluster.engine.schedule import SHAPES, Schedule
 from ftcluster.engine.sharded.engine import ShardedEngine
-from ftcluster.errors import UsageError
+from ftcluster.errors import StoreError, UsageError
 from ftcluster.evaluation.answers import answer, exact_match
 from ftcluster.evaluation.likelihood import document_losses, loss_metrics
 from ftcluster.tracking.redaction import hide_url_users
@@ -131,6 +131,7 @@ class Session:
         self._warn, self._named_slow = warn, False
         warm = bench.holds(config)
         self._engine = bench.engine(config)
+        self._commits = checkpoint.Commits(folder.checkpoints)
         self._watch = None if self._engine.slots else watch_memory(choose_device(config.engine.device), warm=warm)
         self._slot = bench.slot()
         self.plan = plan(config, self._data)
@@ -162,6 +163,8 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with suppress(StoreError):  # something else went wrong, or it would have been waited for
+            self._commits.wait()
         self._engine.close(self._slot)
 
     def work(self, until: int | None = None) -> Work[TrialReport]:
@@ -176,6 +179,7 @@ class Session:
         goal = min(until or self.plan.total, self.plan.total)
         self._try_out(goal)
         self.progress = yield from train(self._parts, self.progress, goal)
+        self._commits.wait()
         finished = self.progress.step >= self.plan.total
         if self.progress.step >= goal and (finished or self._config.adapter.kind == "lora"):
             self._export()
@@ -274,9 +278,11 @@ class Session:
             shutil.copy(self._folder.config, folder)
 
         self._tracker.flush()
-        checkpoint.commit(self._folder.checkpoints, progress.step, write)
-        kept = self._config.engine.keep_checkpoints
-        checkpoint.collect(self._folder.checkpoints, keep=kept, best=best_checkpoint(self._folder.checkpoints))
+        self._commits.begin(progress.step, write, self._collect)
+
+    def _collect(self) -> None:
+        parent = self._folder.checkpoints
+        checkpoint.collect(parent, keep=self._config.engine.keep_checkpoints, best=best_checkpoint(parent))
 
     def _telemetry(self) -> dict[str, float]:
         measure = partial(system_metrics, partial(gpu_metrics, self._config.engine.device))

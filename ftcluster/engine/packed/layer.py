@@ -51,7 +51,7 @@ class PackedLinear(torch.nn.Module):
             )
         with torch.autocast(x.device.type, enabled=False):
             out: Tensor = _Adapted.apply(flat_TI, self._route.anchor, self, now)  # type: ignore[no-untyped-call]
-        return out.view(*x.shape[:-1], -1)
+        return out.view(*x.shape[:-1], out.shape[-1])
 
     def base(self, x_TI: Tensor) -> Tensor:
         """The base product of a part of the stream, [T, out]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +19,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ftcluster.engine.checkpoint import MANIFEST, collect, commit, damage, name_of, newest, publish, step_of, storing
+from ftcluster.engine import checkpoint
+from ftcluster.engine.checkpoint import (
+    MANIFEST,
+    Commits,
+    collect,
+    commit,
+    damage,
+    name_of,
+    newest,
+    publish,
+    step_of,
+    storing,
+)
 from ftcluster.errors import BadAdapter, StoreError
 
 
@@ -55,6 +69,48 @@ def test_a_committed_checkpoint_is_found_whole_under_the_name_of_its_step(tmp_pa
         "part/more.bin": 2000,
     }
     assert [path.name for path in parent.iterdir()] == [made.name]
+
+
+def test_commits_go_on_meanwhile_one_behind_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits, go_on, told = Commits(tmp_path), threading.Event(), list[str]()
+    plain = checkpoint._write_manifest
+
+    def slowly(folder: Path) -> None:
+        assert go_on.wait(30)
+        plain(folder)
+
+    monkeypatch.setattr(checkpoint, "_write_manifest", slowly)
+    commits.begin(1, content(1), lambda: told.append("first"))
+    assert not (tmp_path / name_of(1)).exists()
+    threading.Timer(0.2, go_on.set).start()
+    commits.begin(2, content(2), lambda: told.append("second"))
+    assert (tmp_path / name_of(1)).exists(), "the second waits for the first"
+    commits.wait()
+    assert (newest(tmp_path, no_warning), told) == (tmp_path / name_of(2), ["first", "second"])
+
+
+def test_a_commit_that_fails_meanwhile_is_told_once_by_the_next_one_or_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = Commits(tmp_path)
+    commits.begin(1, content(1))
+    commits.wait()
+
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_write_manifest", full)
+        commits.begin(2, content(2))
+        with pytest.raises(StoreError, match="the checkpoint of step 2 could not be written: No space left on device"):
+            commits.wait()
+        commits.begin(3, content(3))
+        with pytest.raises(StoreError, match="step 3"):
+            commits.begin(4, content(4))
+    assert [path.name for path in tmp_path.iterdir()] == [name_of(1)]
+    commits.begin(5, content(5))
+    commits.wait()
+    assert newest(tmp_path, no_warning) == tmp_path / name_of(5)
 
 
 def test_there_is_no_newest_of_none(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class Setting:
         for parameter in linear.parameters():
             parameter.copy_(draw(99, *parameter.shape))
         self.exact, self.route = exact, Route()
-        self.layer = PackedLinear(linear, linear.weight, linear.bias, 0, self.route)
+        self.layer = PackedLinear(linear, 0, self.route)
         here = frozenset([0])
         self.of(
             Segment(0, 4, self.bank, self.rows[0], 2.0, here, 0.3, (1, 2, 0)),
