@@ -63,6 +63,18 @@ class Batch:
             tuple(slot for batch in batches for slot in batch.slots),
         )
 
+    def cut(self, at: int) -> tuple[Batch, Batch]:
+        """The documents before number ``at``, and the others."""
+        tokens = sum(self.lengths[:at])
+        return (
+            Batch(*(tensor_T[:tokens] for tensor_T in self._tensors), self.lengths[:at], self.slots[:at]),
+            Batch(*(tensor_T[tokens:] for tensor_T in self._tensors), self.lengths[at:], self.slots[at:]),
+        )
+
+    @property
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.tokens_T, self.targets_T, self.weights_T, self.positions_T
+
     def select(self, slot: int) -> Batch:
         """The documents of one slot, in their order."""
         if all(s == slot for s in self.slots):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ftcluster.contracts.batch import LossSums
+from ftcluster.contracts.batch import Batch, LossSums
 from ftcluster.contracts.ports import Engine
 from ftcluster.data.prepared.batches import evaluation_batches
 from ftcluster.data.prepared.documents import Documents
+from ftcluster.engine.shortage import give_back, is_shortage, let_go
+from ftcluster.errors import TrialError
 
 _TOKENS = 8192  # of a batch; evaluation keeps no activations, so this is small
 
@@ -21,8 +23,21 @@ def document_losses(engine: Engine, slot: int, documents: Documents, rows: Seque
     for batch in evaluation_batches(documents, order, _TOKENS, slot=slot):
         chosen = order[start : start + len(batch.lengths)]
         start += len(chosen)
-        found.update(zip(chosen, engine.evaluate(batch), strict=True))
+        found.update(zip(chosen, _evaluated(engine, batch), strict=True))
     return [found[row] for row in rows]
+
+
+def _evaluated(engine: Engine, batch: Batch) -> list[LossSums]:
+    """In two parts, and so on, where memory is not enough for all of it."""
+    try:
+        return engine.evaluate(batch)
+    except Exception as error:
+        # A TrialError tells of another rank, and the group is gone.
+        if len(batch.lengths) == 1 or isinstance(error, TrialError) or not is_shortage(error):
+            raise
+        let_go(error)
+    give_back()
+    return [sums for part in batch.cut(len(batch.lengths) // 2) for sums in _evaluated(engine, part)]
 
 
 def loss_metrics(sums: Sequence[LossSums]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ftcluster.config.schema import RunConfig
+from ftcluster.config.sharding import shares_sharded
 from ftcluster.errors import TrialError, first_line
 from ftcluster.training.memory_record import change_memory, read_memory
 
@@ -29,11 +30,11 @@ def smaller(config: RunConfig, widest: int, longest: int) -> RunConfig | None:
 
     ``widest`` and ``longest`` are tokens of the largest micro-batch, and of the longest row.
     """
-    optim, ranks = config.optim, config.cluster.ranks
+    optim = config.optim
     if optim.micro_tokens:
         tokens = max(longest, min(optim.micro_tokens, widest) // 2)
         return _with(config, optim.micro_batch, tokens) if tokens < min(optim.micro_tokens, widest) else None
-    if optim.micro_batch <= ranks:  # a row for each rank
+    if optim.micro_batch <= (1 if shares_sharded(config) else config.cluster.ranks):  # a row for each rank
         return None
     rows = next(rows for rows in range(optim.micro_batch // 2, 0, -1) if optim.batch_size % rows == 0)
     return _with(config, rows, 0)

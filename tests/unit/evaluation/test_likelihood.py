@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
-from ftcluster.contracts.batch import LossSums
+from ftcluster.contracts.batch import Batch, LossSums
 from ftcluster.contracts.ports import BASE_SLOT
 from ftcluster.data.prepared.documents import Document, Documents
 from ftcluster.engine.local import LocalEngine
 from ftcluster.engine.precision import Precision
+from ftcluster.errors import TrialError
 from ftcluster.evaluation import likelihood
 from ftcluster.evaluation.likelihood import document_losses, loss_metrics
 from ftcluster.models.base import load_base
@@ -73,3 +75,37 @@ def test_loss_is_per_token_and_perplexity_its_exponential() -> None:
 
 def test_an_enormous_loss_has_a_finite_perplexity() -> None:
     assert math.isfinite(loss_metrics([LossSums(5000.0, 1.0, 1)])["eval/perplexity"])
+
+
+def test_what_memory_is_not_enough_for_is_evaluated_in_parts(engine: LocalEngine, documents: Documents) -> None:
+    passes: list[int] = []
+
+    class Small:
+        def evaluate(self, batch: Batch) -> list[LossSums]:
+            passes.append(len(batch.tokens_T))
+            if passes[-1] > 40:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return engine.evaluate(batch)
+
+    rows = list(range(len(LENGTHS)))
+    found = document_losses(cast(Any, Small()), BASE_SLOT, documents, rows)
+    assert passes == [98, 10, 88, 28, 60, 30, 30]
+    for one, other in zip(found, document_losses(engine, BASE_SLOT, documents, rows), strict=True):
+        assert one.loss == pytest.approx(other.loss, abs=1e-12)
+        assert (one.weight, one.tokens) == (other.weight, other.tokens)
+
+
+def test_one_row_that_does_not_fit_and_other_errors_are_told(documents: Documents) -> None:
+    class Failing:
+        def __init__(self, error: Exception) -> None:
+            self.error, self.passes = error, 0
+
+        def evaluate(self, batch: Batch) -> list[LossSums]:
+            self.passes += 1
+            raise self.error
+
+    for error, passes in ((MemoryError(), 3), (ValueError("no"), 1), (TrialError("out of memory", where="rank 1"), 1)):
+        failing = Failing(error)
+        with pytest.raises(type(error)):
+            document_losses(cast(Any, failing), BASE_SLOT, documents, range(len(LENGTHS)))
+        assert failing.passes == passes
