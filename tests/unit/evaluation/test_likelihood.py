@@ -100,7 +100,7 @@ def test_one_row_that_does_not_fit_and_other_errors_are_told(documents: Document
         def __init__(self, error: Exception) -> None:
             self.error, self.passes = error, 0
 
-        def evaluate(self, batch: Batch) -> list[LossSums]:
+        def evaluate(self, *_: Batch) -> list[LossSums]:
             self.passes += 1
             raise self.error
 
