@@ -65,15 +65,20 @@ class Batch:
 
     def cut(self, at: int) -> tuple[Batch, Batch]:
         """The documents before number ``at``, and the others."""
-        tokens = sum(self.lengths[:at])
-        return (
-            Batch(*(tensor_T[:tokens] for tensor_T in self._tensors), self.lengths[:at], self.slots[:at]),
-            Batch(*(tensor_T[tokens:] for tensor_T in self._tensors), self.lengths[at:], self.slots[at:]),
-        )
+        return self._documents(slice(at)), self._documents(slice(at, None))
 
-    @property
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.tokens_T, self.targets_T, self.weights_T, self.positions_T
+    def _documents(self, wanted: slice) -> Batch:
+        first, _, _ = wanted.indices(len(self.lengths))
+        start = sum(self.lengths[:first])
+        here_T = slice(start, start + sum(self.lengths[wanted]))
+        return Batch(
+            self.tokens_T[here_T],
+            self.targets_T[here_T],
+            self.weights_T[here_T],
+            self.positions_T[here_T],
+            self.lengths[wanted],
+            self.slots[wanted],
+        )
 
     def select(self, slot: int) -> Batch:
         """The documents of one slot, in their order."""

@@ -52,3 +52,13 @@ def test_loss_sums_add_over_micro_batches_and_their_mean_weighs_each_token_alike
 
 def test_the_mean_of_nothing_is_nan() -> None:
     assert math.isnan(LossSums(tokens=5).mean)
+
+
+def test_two_parts_of_a_batch_are_the_batch() -> None:
+    for at in (1, 2):
+        one, other = BATCH.cut(at)
+        assert (one.lengths, other.lengths) == (BATCH.lengths[:at], BATCH.lengths[at:])
+        again = Batch.joined([one, other])
+        assert (again.lengths, again.slots) == (BATCH.lengths, BATCH.slots)
+        for name in ("tokens_T", "targets_T", "weights_T", "positions_T"):
+            assert torch.equal(getattr(again, name), getattr(BATCH, name))
