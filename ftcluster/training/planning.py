@@ -124,11 +124,16 @@ def wishes_of(config: RunConfig, gpus: int, stage: int | None = None, offload: O
     rows = max(1, min(rows, optim.batch_size))
     told_stage, told_offload = _told(config) if gpus > 1 or shards(config) else (None, None)
     return Wishes(
-        rows=-(-rows // gpus),
+        rows=-(-rows // _dividing(config, gpus)),
         stage=told_stage if stage is None else stage,
         offload=told_offload if offload is None else offload,
         checkpointing=True if config.engine.activation_checkpointing else None,
     )
+
+
+def _dividing(config: RunConfig, gpus: int) -> int:
+    """How many GPUs divide a micro-batch: a trial of a pack is whole on one of them."""
+    return 1 if shares_sharded(config) else gpus
 
 
 def _told(config: RunConfig) -> tuple[int | None, Offload | None]:
@@ -197,7 +202,7 @@ def predict(config: RunConfig, tokens: int, longest: int) -> int:
     if stage is None:
         stage = 2 if config.adapter.kind == "none" else 0
     layout = Layout(ranks, stage, offload or "none", config.engine.activation_checkpointing)
-    share = tokens if packs(config) else -(-tokens // ranks)  # a packed trial is whole on its rank
+    share = -(-tokens // _dividing(config, ranks))
     return footprint(training_of(config, longest), layout, max(longest, share)).on_gpu
 
 
@@ -276,7 +281,7 @@ def _candidates(training: Training, gpus: Gpus, like: Layout) -> list[Candidate]
 
 
 def _step(config: RunConfig, layout: Layout) -> Pass:
-    together, rows = layout.rows * layout.gpus, config.optim.batch_size
+    together, rows = layout.rows * _dividing(config, layout.gpus), config.optim.batch_size
     length = config.data.max_length
     return Pass(min(together, rows), -(-rows // together), rows * length, layout.rows * length)
 
@@ -285,7 +290,7 @@ def _settings(config: RunConfig, layout: Layout, step: Pass) -> list[str]:
     """What to say to ``ftcluster train`` so that it trains like this, as far as it differs from the config."""
     words = []
     if config.optim.micro_tokens:
-        tokens = layout.gpus * step.tokens_per_gpu
+        tokens = _dividing(config, layout.gpus) * step.tokens_per_gpu
         words += [f"optim.micro_tokens={tokens}"] if tokens < config.optim.micro_tokens else []
     elif step.micro_batch != config.optim.micro_batch:
         words.append(f"optim.micro_batch={step.micro_batch}")
@@ -334,7 +339,7 @@ def _sizes(training: Training, gpus: int, wishes: Wishes) -> list[tuple[int, Cho
 
 
 def _beside(config: RunConfig, training: Training, gpus: Gpus, layout: Layout) -> int | None:
-    if not training.adapter or not gpus.memory or not packs(config):
+    if not training.adapter or not gpus.memory or not packs(config) or shards(config):
         return None
     tokens = max(layout.rows * training.length, BUDGET_CUDA)  # a host fills its shared passes up to that
     return trials_beside(training, room(gpus.memory), tokens, checkpointing=layout.checkpointing)

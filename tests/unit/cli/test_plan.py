@@ -199,6 +199,18 @@ def test_the_rows_of_a_pass_are_divided_among_gpus() -> None:
     assert wishes_of(by_tokens, 1).rows == 8
 
 
+def test_a_trial_of_a_pack_is_whole_on_one_gpu_of_those_that_share_its_base(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("adapter=lora", "data.max_length=512", "--gpu-memory", "80GiB", "--gpus", "4")
+    packed = planned(capsys, model, "engine=packed_zero3", "cluster.ranks=4", *more)
+    divided = planned(capsys, model, "engine=zero3", "cluster.ranks=4", *more)
+    assert (packed["chosen"]["stage"], divided["chosen"]["stage"]) == (3, 3)
+    assert packed["chosen"]["rows"] == 4 * divided["chosen"]["rows"]
+    assert packed["step"]["micro_batch"] == divided["step"]["micro_batch"]
+    assert (packed["trials_beside"], packed["settings"]) == (None, [])
+
+
 def test_what_earlier_runs_of_the_home_measured_calibrates_the_plan(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
