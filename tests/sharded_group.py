@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -161,7 +161,13 @@ class Replicas:
 
     def share_of(self, number: int, slot: int) -> list[tuple[int, int]]:
         """Elements of weights that a rank holds between passes, and those of the whole model, by rank."""
-        parameters = self.by_number[number]._trials[slot].parameters.values()
+        return self._share(self.by_number[number]._trials[slot].parameters.values())
+
+    def share_of_base(self, number: int) -> list[tuple[int, int]]:
+        """The same of a frozen base."""
+        return self._share(list(self.by_number[number].base.model.parameters()))
+
+    def _share(self, parameters: Collection[Any]) -> list[tuple[int, int]]:
         here = sum(parameter.numel() + parameter.ds_tensor.numel() for parameter in parameters)
         return self.ranks.gather((here, sum(parameter.ds_numel for parameter in parameters)))
 

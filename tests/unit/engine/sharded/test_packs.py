@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sharded_group import Group, Making
 
 from ftcluster.contracts.batch import Batch
-from ftcluster.contracts.ports import AdapterSettings, OptimizerSettings, TrialOpening
+from ftcluster.contracts.ports import BASE_SLOT, AdapterSettings, OptimizerSettings, TrialOpening
 from ftcluster.engine.packed.engine import PackedEngine
 from ftcluster.engine.precision import Precision
 from ftcluster.models.base import load_base
@@ -145,3 +145,49 @@ def test_each_trial_has_the_bits_of_its_run_in_one_process(
         assert _train_alone(tiny_qwen2, tmp_path / "alone", slot, dtype=dtype) == curves[slot]
         _assert_equal(_adapter(tmp_path / "alone", slot), _adapter(tmp_path / "together", slot))
     group.forget()
+
+
+def test_a_trial_goes_on_with_another_number_of_ranks_with_the_same_bits(two, tiny_qwen2, tmp_path) -> None:
+    """One process, then two ranks (where it is the second one's), then one process."""
+    undisturbed, places = _alone(tiny_qwen2), tmp_path / "places"
+    undisturbed.open(_opening(2))
+    expected = [_step(undisturbed, step, [2])[2] for step in range(6)]
+    found = []
+    sharded = two.engine(_making(tiny_qwen2))
+    sharded.open(_opening(0))
+    for number, engine in enumerate((_alone(tiny_qwen2), sharded, _alone(tiny_qwen2))):
+        engine.open(_opening(2))
+        if number:
+            engine.load(2, places / str(number - 1))
+        found += [_step(engine, step, [2])[2] for step in (2 * number, 2 * number + 1)]
+        (places / str(number)).mkdir(parents=True)
+        engine.save(2, places / str(number))
+    assert found == expected
+    two.forget()
+
+
+def test_evaluation_and_answers_are_those_of_one_process_whose_ever_the_trial_is(two, tiny_qwen2) -> None:
+    alone, sharded = _alone(tiny_qwen2, torch.float64), two.engine(_making(tiny_qwen2, torch.float64))
+    for engine in (alone, sharded):
+        for slot in (0, 1):
+            engine.open(_opening(slot))
+        for step in range(3):
+            _step(engine, step, [0, 1])
+    for slot in (BASE_SLOT, 0, 1):
+        batch = _batch(77, 5, slot)
+        for one, two_ranks in zip(alone.evaluate(batch), sharded.evaluate(batch), strict=True):
+            assert two_ranks.loss == pytest.approx(one.loss, abs=1e-12)
+            assert (two_ranks.weight, two_ranks.tokens) == (one.weight, one.tokens)
+        prompts = [[5, 9, 20], [7]]
+        assert sharded.generate(slot, prompts, 8) == alone.generate(slot, prompts, 8)
+    two.forget()
+
+
+def test_between_passes_no_rank_holds_more_than_its_share_of_the_base(four, tiny_qwen2) -> None:
+    engine = four.engine(_making(tiny_qwen2))
+    engine.open(_opening(0))
+    _step(engine, 0, [0])
+    engine.evaluate(_batch(1, 3, 0))
+    for here, whole in four.ask("share_of_base", engine.number):
+        assert here <= 0.26 * whole
+    four.forget()
