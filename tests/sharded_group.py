@@ -224,6 +224,25 @@ class Replicas:
             for layer in model.base_model.layers:
                 layer.register_forward_pre_hook(lambda *_: time.sleep(seconds))
 
+    def break_off(self, number: int) -> None:
+        """From now on, a layer fails on rank 0 in training."""
+        if self.ranks.leads:
+
+            def fail(*_: object) -> None:
+                raise RuntimeError("it broke")
+
+            self.by_number[number].base.model.base_model.layers[1].register_forward_pre_hook(fail)
+
+    def let_documents_meet(self) -> None:
+        """From now on, a check of a model finds something wrong with it."""
+        from ftcluster.engine.sharded import packs
+        from ftcluster.errors import ModelError
+
+        def refuse(*_: object) -> None:
+            raise ModelError("documents of one stream see each other")
+
+        packs.check_sharded_isolation = refuse
+
     def die(self, rank: int) -> None:
         if self.ranks.rank == rank:
             os.kill(os.getpid(), signal.SIGKILL)

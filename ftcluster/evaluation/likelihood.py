@@ -9,8 +9,8 @@ from ftcluster.contracts.batch import Batch, LossSums
 from ftcluster.contracts.ports import Engine
 from ftcluster.data.prepared.batches import evaluation_batches
 from ftcluster.data.prepared.documents import Documents
+from ftcluster.engine.sharded.engine import ShardedEngine
 from ftcluster.engine.shortage import give_back, is_shortage, let_go
-from ftcluster.errors import TrialError
 
 _TOKENS = 8192  # of a batch; evaluation keeps no activations, so this is small
 
@@ -32,8 +32,8 @@ def _evaluated(engine: Engine, batch: Batch) -> list[LossSums]:
     try:
         return engine.evaluate(batch)
     except Exception as error:
-        # A TrialError tells of another rank, and the group is gone.
-        if len(batch.lengths) == 1 or isinstance(error, TrialError) or not is_shortage(error):
+        # No group of ranks survives it.
+        if len(batch.lengths) == 1 or isinstance(engine, ShardedEngine) or not is_shortage(error):
             raise
         let_go(error)
     give_back()

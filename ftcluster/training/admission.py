@@ -39,7 +39,9 @@ class Admission:
         if not isinstance(engine, PackedEngine | ShardedPackEngine):
             return "its engine trains one trial at a time"
         adapter, limit = adapter_settings(config), round(config.cluster.memory_gib * 2**30)
-        if engine not in self._measured:
+        state = engine.cost(adapter)
+        left = engine.free(limit) if isinstance(engine, ShardedPackEngine) else self._free(engine.base.device, limit)
+        if state <= _SURE * left and engine not in self._measured:
             longest = min(_LONGEST, int(opened(wanted[1]).train.lengths.max()))
             self._measured[engine] = (
                 engine.passes(adapter, longest)
@@ -47,8 +49,7 @@ class Admission:
                 else measure_passes(engine, adapter, longest)
             )
         tokens = max(self._budget, *(widest(*one) for one in (wanted, *here)))
-        state, passes = engine.cost(adapter), self._measured[engine].of(tokens)
-        left = engine.free(limit) if isinstance(engine, ShardedPackEngine) else self._free(engine.base.device, limit)
+        passes = self._measured[engine].of(tokens) if engine in self._measured else 0
         if state + passes <= _SURE * left:
             return ""
         return (

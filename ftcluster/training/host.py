@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from ftcluster.engine.precision import choose_device
-from ftcluster.engine.sharded.ranks import Seat
+from ftcluster.engine.sharded.ranks import RankLost, Seat
 from ftcluster.engine.sharded.watch import stacks_file, write_stacks
 from ftcluster.errors import TrialError
 from ftcluster.training.admission import BUDGET_CPU, BUDGET_CUDA, Admission
@@ -141,6 +141,8 @@ class HostWorker:
         here = [(self._worker.config(other.job), other.job.prepared) for other in self._here]
         try:
             return self._admission.objection((self._worker.config(job), job.prepared), here) if here else ""
+        except RankLost as error:  # by trying what a pass needs; nobody should join what is left
+            return str(error)
         except Exception:  # whatever is wrong with this one, its own training tells of it
             return ""
 

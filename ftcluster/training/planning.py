@@ -227,7 +227,7 @@ def training_of(config: RunConfig, length: int = 0) -> Training:
             precision.weights,
             precision.autocast,
             adapter,
-            packed=packed and not layout.sharded,
+            packed=packed and (shares_sharded(config) or not layout.sharded),
             checkpointing=layout.checkpointing,
             collected=layout.stage == 3,
         )
@@ -307,7 +307,7 @@ def _sharding(config: RunConfig, layout: Layout) -> dict[str, tuple[object, obje
         "cluster.ranks": (layout.gpus, config.cluster.ranks),
         "engine.stage": (layout.stage, engine.stage),
     }
-    if layout.gpus == 1:
+    if layout.gpus == 1 and engine.name != "packed":
         wanted["engine.name"] = ("deepspeed", engine.name)
     if layout.offload != "none" and config.adapter.kind == "none":
         wanted["engine.offload_optimizer"] = ("cpu", engine.offload_optimizer)

@@ -163,9 +163,11 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(StoreError):  # something else went wrong, or it would have been waited for
-            self._commits.wait()
-        self._engine.close(self._slot)
+        try:
+            with suppress(StoreError):  # something else went wrong, or it would have been waited for
+                self._commits.wait()
+        finally:
+            self._engine.close(self._slot)
 
     def work(self, until: int | None = None) -> Work[TrialReport]:
         """Train up to step ``until`` (the whole plan by default), write the result, and report.

@@ -24,6 +24,7 @@ from ftcluster.engine.precision import Precision, choose_device, choose_precisio
 from ftcluster.engine.sharded.engine import ShardedEngine, ShardedPackEngine
 from ftcluster.engine.sharded.ranks import RankLost, Ranks, Seat, rank_environment
 from ftcluster.engine.sharded.settings import ShardedSettings, deepspeed_config, read_own
+from ftcluster.errors import FtclusterError
 from ftcluster.models.base import quieten_deepspeed
 
 
@@ -149,7 +150,13 @@ def serve(seat: Seat, kind: str) -> None:
     set_for_libraries(rank_environment(device))
     ranks = Ranks(seat, device)
     while (sharding := ranks.share(None)) is not None:
-        ranks.follow(_replica(sharding, ranks))
+        try:
+            replica = _replica(sharding, ranks)
+        except RankLost:
+            raise
+        except FtclusterError:  # rank 0 tells it, and what comes next may be possible
+            continue
+        ranks.follow(replica)
     ranks.close()
 
 
@@ -169,8 +176,14 @@ def _replica(sharding: Sharding, ranks: Ranks) -> Any:
     )
     told = json.loads(sharding.deepspeed)
     kind: Any = partial(PackedReplica, exact=sharding.exact) if sharding.packs else Replica
-    replica = kind(source, sharding.precision, ranks, told, checkpointing=sharding.checkpointing)
+    replica: Any = None
+    problem: FtclusterError | None = None
+    try:
+        replica = kind(source, sharding.precision, ranks, told, checkpointing=sharding.checkpointing)
+    except FtclusterError as error:
+        problem = error
     ranks.assemble()  # imports may take a rank longer than it may hang
+    ranks.agree(problem)
     ranks.limit(sharding.hang_after)
     return replica
 

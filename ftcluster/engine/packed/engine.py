@@ -146,7 +146,10 @@ class PackedEngine:
             raise ValueError(f"slot {trial.slot} is taken or negative")
         if trial.adapter is None:
             raise ValueError("a full fine-tune changes the base that packed trials share")
-        made = self._trial(trial, trial.adapter)
+        rank = bucket_of(trial.adapter.rank)
+        if rank not in self._packed.banks:
+            self._packed.banks[rank] = self._bank(rank)
+        made = self._trial(trial, trial.adapter, self._packed.banks[rank])
         drawn = adapters.initial_a(
             [(self._packed.sites[s].inputs, self._packed.sites[s].outputs) for s in sorted(made.sites)],
             trial.adapter.rank,
@@ -156,14 +159,10 @@ class PackedEngine:
             made.bank.read("master", made.row, site, trial.adapter.rank)[0].copy_(values)
         made.bank.refresh(made.row)
 
-    def _trial(self, opening: TrialOpening, adapter: AdapterSettings) -> _Trial:
+    def _trial(self, opening: TrialOpening, adapter: AdapterSettings, bank: Bank) -> _Trial:
         packed = self._packed
         wanted = set(resolve_targets(packed.base.model, adapter.targets))
         sites = frozenset(i for i, site in enumerate(packed.sites) if site.path.rpartition(".")[2] in wanted)
-        rank = bucket_of(adapter.rank)
-        if rank not in packed.banks:
-            packed.banks[rank] = self._bank(rank)
-        bank = packed.banks[rank]
         made = _Trial(opening, adapter, bank, bank.take(), sites)
         self._trials[opening.slot] = made
         return made

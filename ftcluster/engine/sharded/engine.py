@@ -18,8 +18,8 @@ from ftcluster.contracts.batch import Batch, LossSums
 from ftcluster.contracts.ports import AdapterSettings, TrialOpening
 from ftcluster.engine.memory import Passes
 from ftcluster.engine.sharded.pace import Slowest, slowest
-from ftcluster.engine.sharded.ranks import Ranks
-from ftcluster.errors import TrialError
+from ftcluster.engine.sharded.ranks import RankLost, Ranks
+from ftcluster.errors import first_line
 
 
 class ShardedEngine:
@@ -128,11 +128,14 @@ class ShardedPackEngine(ShardedEngine):
     ) -> dict[int, LossSums]:
         try:
             return super().forward_backward(batch, normalisers, clock)
-        except (TrialError, ValueError):
+        except (RankLost, ValueError):
             raise
-        except Exception as error:  # the group is gone: nobody may try again with it, trial by trial
-            told = f"{type(error).__name__}: {error}"
-            raise TrialError(told, where="rank 0", remedy="see the log of that rank") from error
+        except Exception as error:
+            if len(set(batch.slots)) == 1:
+                raise
+            # Whose fault it was shows when each goes on alone; the group is gone.
+            remedy = "each of its trials goes on from its newest checkpoint, alone in a group"
+            raise RankLost(f"a pass of several trials failed: {first_line(error)}", remedy=remedy) from error
 
     @property
     def _next_owner(self) -> int:

@@ -25,7 +25,9 @@ from deepspeed.utils import set_z3_leaf_module
 
 from ftcluster.contracts.batch import Batch, LossSums
 from ftcluster.contracts.ports import BASE_SLOT, AdapterSettings, TrialOpening
+from ftcluster.engine.checkpoint import storing
 from ftcluster.engine.memory import Passes, free, measure_passes
+from ftcluster.engine.packed.bank import bucket_of
 from ftcluster.engine.packed.engine import Packed, PackedEngine, replace_layers
 from ftcluster.engine.precision import Precision
 from ftcluster.engine.sharded.division import evaluate_divided, one_token
@@ -62,10 +64,12 @@ class PackedReplica(Reporting, PackedEngine):
 
     def _make(self) -> Packed:
         base = self._source.sharded(self._config)
-        head = _head_of(base.model)
+        head, layers = _head_of(base.model), layers_of(base.model)
+        if not layers:  # what is in one is called as often as there are trials, and the ranks compare calls
+            raise _no_pack(base.model, "its decoder layers are not marked as such")
         around_head = partial(gathered, list(head.parameters()))
         sites, route = replace_layers(base)
-        for layer in layers_of(base.model):
+        for layer in layers:
             set_z3_leaf_module(layer, True)
         run_frozen(base.model.base_model, self._config)
         _keep_whole_in_calls(head, around_head)
@@ -73,8 +77,12 @@ class PackedReplica(Reporting, PackedEngine):
         if not output.plain:
             raise _no_pack(base.model, "its logits are more than a product with its head")
         self._made = Packed(base, sites, output, route, around_head)
-        self._learn_order()
-        check_sharded_isolation(base)
+        try:
+            self._learn_order()
+            check_sharded_isolation(base)
+        except BaseException:
+            self._made = None
+            raise
         return self._made
 
     def _learn_order(self) -> None:
@@ -112,7 +120,7 @@ class PackedReplica(Reporting, PackedEngine):
         lent = owner != self._ranks.rank
         if lent:
             assert opening.adapter is not None
-            self._trial(opening, opening.adapter)
+            self._trial(opening, opening.adapter, self._bank(bucket_of(opening.adapter.rank)))
         try:
             trial = self._trials[slot]
             self._ranks.spread(trial.bank.master[trial.row], owner)
@@ -120,7 +128,7 @@ class PackedReplica(Reporting, PackedEngine):
             yield
         finally:
             if lent:
-                super().close(slot)
+                del self._trials[slot]
 
     # Passes ------------------------------------------------------------------------------------------------------
 
@@ -148,7 +156,10 @@ class PackedReplica(Reporting, PackedEngine):
     def _pass_of(
         self, batch: Batch, normalisers: Mapping[int, float], clock: Mapping[int, tuple[int, int]]
     ) -> dict[int, LossSums]:
-        return super().forward_backward(batch, {**normalisers, BASE_SLOT: math.inf}, clock)
+        try:
+            return super().forward_backward(batch, {**normalisers, BASE_SLOT: math.inf}, clock)
+        except ModelError as error:  # on this rank perhaps, while others wait in a collective
+            raise RuntimeError(str(error)) from error
 
     def try_out(self, batch: Batch) -> None:
         slots = sorted(set(batch.slots))
@@ -178,9 +189,9 @@ class PackedReplica(Reporting, PackedEngine):
     # What there is room for --------------------------------------------------------------------------------------
 
     def costs(self, adapter: AdapterSettings) -> list[int]:
-        """Bytes that a trial with such an adapter would take, by rank."""
+        """Bytes that a trial with such an adapter would take, by rank, and one that is lent meanwhile."""
         self._prepare()
-        return self._ranks.gather(super().cost(adapter))
+        return self._ranks.gather(super().cost(adapter) + self._bank(bucket_of(adapter.rank)).row_bytes)
 
     def measure(self, adapter: AdapterSettings, longest: int) -> list[Passes]:
         """What passes need, by rank; see ``measure_passes``."""
@@ -194,10 +205,14 @@ class PackedReplica(Reporting, PackedEngine):
 
     def save(self, slot: int, folder: Path) -> None:
         if slot in self._trials:
-            super().save(slot, folder)
+            with storing("the state of a trial", folder):  # told as what it is, on whichever rank
+                super().save(slot, folder)
 
     def export(self, slot: int, folder: Path) -> Any:
-        return super().export(slot, folder) if slot in self._trials else None
+        if slot not in self._trials:
+            return None
+        with storing("the adapter of a trial", folder):
+            return super().export(slot, folder)
 
     def load(self, slot: int, folder: Path) -> None:
         if slot in self._trials:

@@ -177,6 +177,11 @@ class Ranks:
         except RuntimeError as error:
             self._leave(error)
 
+    def agree(self, own: FtclusterError | None) -> None:
+        """Raise what went wrong on any rank, on all of them; every rank must call it."""
+        if errors := self._agree(own):
+            raise own if own is not None else _of_rank(*errors[0])
+
     def worked(self, tokens: int) -> None:
         """Tell that this order is a pass, and of how many tokens on this rank: what its time is compared by."""
         self._passes.append(tokens)

@@ -1,30 +1,30 @@
 """State that DeepSpeed keeps in files on a fast local disk, in a folder for each engine.
 
 DeepSpeed names its files by rank and place in the model, so two trials on one machine would write into each other's.
+Whoever uses a folder holds a lock on a file in it, which ends with the process, however that ends.
 """
 
 from __future__ import annotations
 
-import os
+import fcntl
 import shutil
 import socket
 import tempfile
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import psutil
+from typing import IO, Any
 
 from ftcluster.errors import UsageError
 
 _SECTIONS = ("offload_optimizer", "offload_param")
+_PREFIX, _LOCK = "ftcluster-", "lock"
 
 
 def with_own_folder(config: Mapping[str, Any], user: object) -> dict[str, Any]:
     """DeepSpeed's config with a new folder wherever it offloads to a disk; it goes with its ``user``.
 
-    What processes of this machine left that were killed is removed.
+    What killed processes left there is removed.
 
     Raises:
         UsageError: the machine lacks what that takes.
@@ -39,17 +39,32 @@ def with_own_folder(config: Mapping[str, Any], user: object) -> dict[str, Any]:
 
 
 def _own(disk: Path, user: object) -> Path:
-    prefix = f"ftcluster-{socket.gethostname()}-"
-    for left in disk.glob(f"{prefix}*"):
-        if not psutil.pid_exists(int(left.name.removeprefix(prefix).partition("-")[0])):
-            shutil.rmtree(left, ignore_errors=True)
     try:
-        own = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=disk))
+        for left in disk.glob(f"{_PREFIX}*/{_LOCK}"):
+            with left.open("rb") as file:
+                if _locked(file):
+                    shutil.rmtree(left.parent, ignore_errors=True)
+        own = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=disk))
+        lock = (own / _LOCK).open("wb")
     except OSError as error:
         remedy = "name a folder that is there and may be written"
         raise UsageError(f"cannot be used: {error.strerror}", where=f"engine.nvme={disk}", remedy=remedy) from error
-    weakref.finalize(user, shutil.rmtree, own, ignore_errors=True)
+    _locked(lock)
+    weakref.finalize(user, _leave, own, lock)
     return own
+
+
+def _locked(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _leave(folder: Path, file: IO[bytes]) -> None:
+    file.close()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_machine() -> None:

@@ -15,7 +15,7 @@ from ftcluster.contracts.ports import BASE_SLOT
 from ftcluster.data.prepared.documents import Document, Documents
 from ftcluster.engine.local import LocalEngine
 from ftcluster.engine.precision import Precision
-from ftcluster.errors import TrialError
+from ftcluster.engine.sharded.engine import ShardedEngine
 from ftcluster.evaluation import likelihood
 from ftcluster.evaluation.likelihood import document_losses, loss_metrics
 from ftcluster.models.base import load_base
@@ -104,8 +104,23 @@ def test_one_row_that_does_not_fit_and_other_errors_are_told(documents: Document
             self.passes += 1
             raise self.error
 
-    for error, passes in ((MemoryError(), 3), (ValueError("no"), 1), (TrialError("out of memory", where="rank 1"), 1)):
+    for error, passes in ((MemoryError(), 3), (ValueError("no"), 1)):
         failing = Failing(error)
         with pytest.raises(type(error)):
             document_losses(cast(Any, failing), BASE_SLOT, documents, range(len(LENGTHS)))
         assert failing.passes == passes
+
+
+def test_a_group_of_ranks_is_not_asked_again(documents: Documents) -> None:
+    class Group(ShardedEngine):
+        def __init__(self) -> None:
+            self.passes = 0
+
+        def evaluate(self, *_: Batch) -> list[LossSums]:
+            self.passes += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    group = Group()
+    with pytest.raises(torch.OutOfMemoryError):
+        document_losses(group, BASE_SLOT, documents, range(len(LENGTHS)))
+    assert group.passes == 1

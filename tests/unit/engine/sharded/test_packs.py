@@ -19,6 +19,8 @@ from ftcluster.contracts.batch import Batch
 from ftcluster.contracts.ports import BASE_SLOT, AdapterSettings, OptimizerSettings, TrialOpening
 from ftcluster.engine.packed.engine import PackedEngine
 from ftcluster.engine.precision import Precision
+from ftcluster.engine.sharded.ranks import RankLost
+from ftcluster.errors import ModelError
 from ftcluster.models.base import load_base
 
 pytestmark = pytest.mark.slow
@@ -45,9 +47,11 @@ def four() -> Iterator[Group]:
 
 def _group(size: int) -> Iterator[Group]:
     group = Group(size)
-    yield group
-    codes = group.close()
-    group.kill()
+    try:
+        yield group
+        codes = group.close()
+    finally:
+        group.kill()
     assert codes == [0] * size
 
 
@@ -191,3 +195,51 @@ def test_between_passes_no_rank_holds_more_than_its_share_of_the_base(four, tiny
     for here, whole in four.ask("share_of_base", engine.number):
         assert here <= 0.26 * whole
     four.forget()
+
+
+def test_fast_mode_gives_what_it_gives_in_one_process_within_rounding(two, tiny_qwen2, tmp_path) -> None:
+    together = _train_together(two.engine(_making(tiny_qwen2, torch.float64, exact=False)), tmp_path / "together")
+    for slot in ADAPTERS:
+        alone = _train_alone(tiny_qwen2, tmp_path / "alone", slot, dtype=torch.float64, exact=False)
+        for one, other in zip(alone, together[slot], strict=True):
+            assert one == pytest.approx(other, abs=1e-10)
+        mine, theirs = _adapter(tmp_path / "alone", slot), _adapter(tmp_path / "together", slot)
+        assert all((values - theirs[name]).abs().max() < 1e-10 for name, values in mine.items())
+    two.forget()
+
+
+def test_what_a_trial_needs_is_what_the_rank_takes_that_it_would_be_on(two, tiny_qwen2) -> None:
+    alone, sharded = _alone(tiny_qwen2), two.engine(_making(tiny_qwen2))
+    alone.open(_opening(0))
+    sharded.open(_opening(0))
+    row = next(iter(alone._packed.banks.values())).row_bytes  # what is lent to the other rank for an evaluation
+    assert sharded.cost(ADAPTERS[0]) == row + row, "the second rank has no trial yet"
+    passes = sharded.passes(ADAPTERS[1], 12)
+    assert passes.per_token > 0
+    assert sharded.free(0) > 0
+    before = _step(alone, 0, [0])
+    assert _step(sharded, 0, [0]) == before, "measuring changes no trial"
+    two.forget()
+
+
+def test_a_pass_of_several_trials_that_fails_is_a_loss_that_each_goes_on_from_alone(tiny_qwen2) -> None:
+    for slots, kind in (([0, 1], RankLost), ([0], RuntimeError)):
+        group = Group(2)
+        try:
+            engine = group.engine(_making(tiny_qwen2))
+            for slot in (0, 1):
+                engine.open(_opening(slot))
+            group.ask("break_off", engine.number)
+            with pytest.raises(kind, match="it broke"):
+                _step(engine, 0, slots)
+        finally:
+            group.kill()
+
+
+def test_a_model_that_is_refused_is_refused_again(tiny_qwen2) -> None:
+    for group in _group(2):
+        engine = group.engine(_making(tiny_qwen2))
+        group.ask("let_documents_meet")
+        for _ in range(2):
+            with pytest.raises(ModelError, match="documents of one stream see each other"):
+                engine.open(_opening(0))
