@@ -200,10 +200,19 @@ class Ledger:
             changes = zip(before, states, strict=True)
             return _update(connection, before, [self._changed(row, state, why) for row, (_, state, why) in changes])
 
-    def remember_mlflow(self, name: str, run_id: str) -> None:
-        """Write down under which id MLflow knows a run; nothing else of it is touched."""
-        with self._writing() as connection:
-            connection.execute(schema.runs.update().where(_RUNS.name == name).values(mlflow_run_id=run_id))
+    def remember_mlflow(self, ids: Mapping[str, str]) -> None:
+        """Write down under which id MLflow knows each run, by its name; nothing else of it is touched."""
+        if ids:
+            with self._writing() as connection:
+                for name, run_id in ids.items():
+                    connection.execute(schema.runs.update().where(_RUNS.name == name).values(mlflow_run_id=run_id))
+
+    def ended_without_mlflow(self) -> dict[str, str]:
+        """Folders by name of the runs that ended, and whose id in MLflow nobody wrote down."""
+        ended = [state for state in RunState if state.ended]
+        wanted = sa.select(_RUNS.name, _RUNS.folder).where(_RUNS.state.in_(ended), _RUNS.mlflow_run_id.is_(None))
+        with self._reading() as connection:
+            return {row.name: row.folder for row in connection.execute(wanted)}
 
     def edit(self, name: str, change: Callable[[RunRow], Mapping[str, Any]]) -> RunRow:
         """Give a run the config that ``change`` makes of it; nobody else changes it meanwhile.

@@ -45,6 +45,14 @@ def read_bookmark(folder: Path, uri: str) -> Bookmark | None:
     return found if _starts_a_line(folder / SPOOL, found.offset) else Bookmark(uri, found.run_id)
 
 
+def known_run_id(folder: Path) -> str:
+    """The id of the run in the store that its bookmark is for; empty where there is none."""
+    try:
+        return str(json.loads((folder / BOOKMARK).read_text(encoding="utf-8"))["run_id"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+
+
 def _starts_a_line(spool: Path, offset: int) -> bool:
     if offset == 0:
         return True

@@ -12,7 +12,7 @@ from ftcluster.errors import StoreError
 from ftcluster.ledger.process import Owner, is_alive
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
-from ftcluster.tracking.bookmark import read_bookmark
+from ftcluster.tracking.bookmark import known_run_id, read_bookmark
 from ftcluster.tracking.mlflow_store import tracking_uri
 from ftcluster.tracking.projector import Projector, RunToProject
 from ftcluster.tracking.redaction import hide_url_users
@@ -37,14 +37,22 @@ def to_project(row: RunRow) -> RunToProject:
 
 def remember_ids(ledger: Ledger, rows: Iterable[RunRow], uri: str) -> None:
     """Write into the ledger under which id MLflow knows each run, so that users may name runs by it."""
+    ids = {}
     for row in rows:
         bookmark = read_bookmark(Path(row.folder), hide_url_users(uri))
         if bookmark and bookmark.run_id != row.mlflow_run_id:
-            ledger.remember_mlflow(row.name, bookmark.run_id)
+            ids[row.name] = bookmark.run_id
+    ledger.remember_mlflow(ids)
 
 
 def reap(ledger: Ledger) -> list[RunRow]:
-    """Mark runs whose process is gone as interrupted, for MLflow first: nothing stays RUNNING for ever."""
+    """Mark runs whose process is gone as interrupted, for MLflow first: nothing stays RUNNING for ever.
+
+    Runs that ended, whose process was killed before it wrote down their ids in MLflow, get those too.
+    """
+    unknown = ledger.ended_without_mlflow()
+    found = {name: run_id for name, folder in unknown.items() if (run_id := known_run_id(Path(folder)))}
+    ledger.remember_mlflow(found)
 
     def tell(row: RunRow, reason: str) -> bool:
         # A trial's host may outlive its driver by a moment and still hold the spool: the next reaper's then.
