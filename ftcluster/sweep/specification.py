@@ -25,10 +25,7 @@ from ftcluster.sweep.study import cut_share
 
 # Keys that only some trials have a use for. Without a condition, trials would differ in nothing but such a key.
 _ADAPTER = Expression("adapter.kind != 'none'")
-_DEEPSPEED = Expression(
-    "engine.name == 'deepspeed' or engine.name in ('auto', 'packed') and cluster.ranks > 1"
-    " or engine.name == 'packed' and engine.stage == 3"
-)
+_DEEPSPEED = Expression("engine.name == 'deepspeed' or engine.name in ('auto', 'packed') and cluster.ranks > 1")
 _SHARDING = ("stage", "offload_optimizer", "offload_parameters", "nvme", "hpz", "deepspeed_json")
 
 

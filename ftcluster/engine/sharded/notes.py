@@ -26,10 +26,14 @@ _PAUSE = 0.05
 
 @dataclass
 class Heard:
-    """The first rank's failure, if any failed; and where each rank waited that did."""
+    """The first rank's failure, if any failed; where each rank waited that did, and whether one did so too long.
+
+    A rank that gives up closes its connections, which is all that those who wait for it see.
+    """
 
     failure: Mapping[str, Any] | None = None
     waited: dict[int, str] = field(default_factory=dict)
+    too_long: bool = False
 
     def silent(self, size: int) -> list[int]:
         """Ranks of whom nothing was heard."""
@@ -53,12 +57,12 @@ class Notes:
         _in_time(note)
         return heard.failure or mine
 
-    def wait_in_vain(self, where: str, *, listen: bool) -> Heard:
+    def wait_in_vain(self, where: str, *, too_long: bool, listen: bool) -> Heard:
         """Note where this rank waited; what the others noted, who get a few seconds to do so with ``listen``."""
-        heard = Heard(waited={self._rank: where})
+        heard = Heard(waited={self._rank: where}, too_long=too_long)
 
         def talk() -> None:
-            self._store.set(_WAITED.format(self._rank), where)
+            self._store.set(_WAITED.format(self._rank), json.dumps([where, too_long]))
             deadline = time.monotonic() + (_PATIENCE if listen else 0.0)
             while not self._hear(heard) and time.monotonic() < deadline:
                 time.sleep(_PAUSE)
@@ -73,7 +77,8 @@ class Notes:
             return True
         for rank in heard.silent(self._size):
             if self._store.check([key := _WAITED.format(rank)]):
-                heard.waited[rank] = self._store.get(key).decode()
+                heard.waited[rank], too_long = json.loads(self._store.get(key))
+                heard.too_long |= too_long
         return not heard.silent(self._size)
 
 

@@ -279,7 +279,8 @@ class Ranks:
             TrialError: what another rank noted; this rank's own error comes as it is.
         """
         if isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST):
-            heard = self._notes.wait_in_vain(place(error), listen=self.leads)
+            too_long = any(word in str(error) for word in _TIMED_OUT)
+            heard = self._notes.wait_in_vain(place(error), too_long=too_long, listen=self.leads)
         else:
             heard = Heard(failure=self._notes.fail(error))
         self._part()
@@ -297,7 +298,7 @@ class Ranks:
         """Who is missing, as far as this rank can tell: only rank 0 waits to hear of all."""
         silent = heard.silent(self.size) if self.leads else []
         named = ", ".join(f"rank {rank} on {self.hosts[rank]}" for rank in silent)
-        if not any(word in str(error) for word in _TIMED_OUT):
+        if not heard.too_long:
             return RankLost(f"a process of the group is gone: {named or first_line(error)}", remedy=_REMEDY)
         limit = format_seconds(self._limit.total_seconds())
         if not silent:

@@ -55,6 +55,7 @@ from ftcluster.models.attention import attending_by_document
 from ftcluster.models.base import Base
 
 _BUCKET = 1 << 26  # elements of one reduction of gradients
+_LARGE = 1 << 16  # elements of a gradient for which a copy costs more than a reduction of its own
 
 
 class Replica(Reporting, LocalEngine):
@@ -236,8 +237,11 @@ class Replica(Reporting, LocalEngine):
         return norm if norm >= 0 else float("nan")  # below zero: DeepSpeed's word for not finite
 
     def _add_up(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Gradients over the ranks, in pieces: all ranks have them for the same parameters."""
-        for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
+        """Gradients over the ranks: all ranks have them for the same parameters. Small ones go together."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for large in (gradient for gradient in gradients if gradient.numel() >= _LARGE):
+            large.copy_(self._ranks.total(large.contiguous()))  # in place, and a copy onto itself is none
+        for bucket in _buckets([gradient for gradient in gradients if gradient.numel() < _LARGE]):
             whole = self._ranks.total(torch.cat([gradient.flatten() for gradient in bucket]))
             for gradient, added in zip(bucket, whole.split_with_sizes([g.numel() for g in bucket]), strict=True):
                 gradient.copy_(added.view_as(gradient))
