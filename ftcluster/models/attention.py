@@ -37,11 +37,6 @@ class Documents:
     places_T: Tensor
     sources_BL: Tensor  # stream index each padded place is filled from, [B * L]
 
-    @property
-    def even(self) -> bool:
-        """Whether all are of one length: the stream is the rows then, without a copy."""
-        return self.count * self.longest == len(self.places_T)
-
     @classmethod
     def of(cls, lengths: tuple[int, ...], device: torch.device) -> Documents:
         longest = max(lengths)
@@ -102,7 +97,7 @@ def _attend(
     """One part of the stream, [T, heads, D]."""
 
     def unfold(stream: Tensor) -> Tensor:
-        rows = stream[0] if documents.even else stream[0].index_select(1, documents.sources_BL)
+        rows = stream[0].index_select(1, documents.sources_BL)
         return rows.view(-1, documents.count, documents.longest, rows.shape[-1]).transpose(0, 1)
 
     mask = None
@@ -120,8 +115,7 @@ def _attend(
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    stream = rows.transpose(1, 2).flatten(0, 1)
-    return stream if documents.even else stream.index_select(0, documents.places_T)
+    return rows.transpose(1, 2).flatten(0, 1).index_select(0, documents.places_T)
 
 
 @torch.no_grad()
