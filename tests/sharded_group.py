@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -93,6 +93,17 @@ class Group:
         for process in self.processes:
             process.kill()
             process.join()
+
+
+def running(size: int) -> Iterator[Group]:
+    """A group that must end well, as a fixture."""
+    group = Group(size)
+    try:
+        yield group
+        codes = group.close()
+    finally:
+        group.kill()
+    assert codes == [0] * size
 
 
 class RemoteEngine:

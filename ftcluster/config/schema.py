@@ -149,9 +149,7 @@ class ClusterConfig:
     yield_after: float = 300.0  # seconds a trial may go on where another sweep's share begins, then it saves and waits
     storage_patience: float = 120.0  # seconds that a sweep waits for storage that fails, before it stops
     max_trials: int = 0  # at once; 0: as many as fit
-    trials_per_host: int = (
-        0  # LoRA trials that train together on one base, at most; 0: per rank 4 on CPUs, 1 on GPUs, fast 16
-    )
+    trials_per_host: int = 0  # LoRA trials on one base at a time, at most; 0: per rank 4 on CPUs, 1 on GPUs, fast 16
     memory_gib: float = 0.0  # what a host may use (of GPU memory, where it has a GPU); 0: whatever is free
 
 

@@ -36,21 +36,23 @@ def read_bookmark(folder: Path, uri: str) -> Bookmark | None:
     An offset that is not the start of a line of today's spool counts as 0: a power cut may have shortened
     the spool to what was last flushed.
     """
-    try:
-        found = Bookmark(**json.loads((folder / BOOKMARK).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-    if found.uri != uri:
+    found = _stored(folder)
+    if found is None or found.uri != uri:
         return None
     return found if _starts_a_line(folder / SPOOL, found.offset) else Bookmark(uri, found.run_id)
 
 
 def known_run_id(folder: Path) -> str:
     """The id of the run in the store that its bookmark is for; empty where there is none."""
+    found = _stored(folder)
+    return found.run_id if found else ""
+
+
+def _stored(folder: Path) -> Bookmark | None:
     try:
-        return str(json.loads((folder / BOOKMARK).read_text(encoding="utf-8"))["run_id"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return ""
+        return Bookmark(**json.loads((folder / BOOKMARK).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _starts_a_line(spool: Path, offset: int) -> bool:

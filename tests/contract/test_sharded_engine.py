@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from sharded_group import Group, Making, RemoteEngine
+from sharded_group import Group, Making, RemoteEngine, running
 
 pytestmark = pytest.mark.whole  # the whole suite once more, in several processes
 
@@ -35,11 +35,7 @@ globals().update(
 
 @pytest.fixture(scope="module")
 def group() -> Iterator[Group]:
-    made = Group(2)
-    yield made
-    codes = made.close()
-    made.kill()
-    assert codes == [0, 0]
+    yield from running(2)
 
 
 @pytest.fixture(params=["stage0", "stage3", "packs"])

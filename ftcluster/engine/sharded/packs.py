@@ -161,12 +161,8 @@ class PackedReplica(Reporting, PackedEngine):
         except ModelError as error:  # on this rank perhaps, while others wait in a collective
             raise RuntimeError(str(error)) from error
 
-    def try_out(self, batch: Batch) -> None:
-        slots = sorted(set(batch.slots))
-        try:
-            self.forward_backward(batch, dict.fromkeys(slots, math.inf), dict.fromkeys(slots, (0, 0)))
-        finally:
-            self._forget_gradients([slot for slot in slots if slot in self._trials])
+    def _forget_gradients(self, slots: Sequence[int]) -> None:
+        super()._forget_gradients([slot for slot in slots if slot in self._trials])
 
     def evaluate(self, batch: Batch) -> list[LossSums]:
         def alone(part: Batch) -> list[LossSums]:

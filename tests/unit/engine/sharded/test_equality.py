@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from sharded_group import Group, Making
+from sharded_group import Group, Making, running
 from transformers import AutoModelForCausalLM
 
 from ftcluster.contracts.batch import Batch
@@ -36,22 +36,12 @@ COUNTS = (5, 1, 3, 7)
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Group]:
-    yield from _group(2)
+    yield from running(2)
 
 
 @pytest.fixture(scope="module")
 def four() -> Iterator[Group]:
-    yield from _group(4)
-
-
-def _group(size: int) -> Iterator[Group]:
-    group = Group(size)
-    try:
-        yield group
-        codes = group.close()
-    finally:
-        group.kill()
-    assert codes == [0] * size
+    yield from running(4)
 
 
 def _opening(adapter: AdapterSettings | None, slot: int = 0) -> TrialOpening:
@@ -386,7 +376,7 @@ def test_state_on_a_disk_gives_the_weights_of_state_in_memory(tmp_path) -> None:
         {"stage": 3, "offload_optimizer": "nvme", "nvme": disk},
         {"stage": 3, "offload_optimizer": "nvme", "offload_parameters": "nvme", "nvme": disk},
     ):
-        for group in _group(2):
+        for group in running(2):
             engine = group.engine(Making(folder, settings=settings))
             engine.open(_opening(None))
             _train(engine, range(3))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from sharded_group import Group, Making
+from sharded_group import Group, Making, running
 
 from ftcluster.contracts.batch import Batch
 from ftcluster.contracts.ports import BASE_SLOT, AdapterSettings, OptimizerSettings, TrialOpening
@@ -37,22 +37,12 @@ COUNTS = {0: (5, 1, 3), 1: (2, 4, 1), 2: (3, 3, 6)}  # documents of a trial's ba
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Group]:
-    yield from _group(2)
+    yield from running(2)
 
 
 @pytest.fixture(scope="module")
 def four() -> Iterator[Group]:
-    yield from _group(4)
-
-
-def _group(size: int) -> Iterator[Group]:
-    group = Group(size)
-    try:
-        yield group
-        codes = group.close()
-    finally:
-        group.kill()
-    assert codes == [0] * size
+    yield from running(4)
 
 
 def _making(folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> Making:
@@ -237,7 +227,7 @@ def test_a_pass_of_several_trials_that_fails_is_a_loss_that_each_goes_on_from_al
 
 
 def test_a_model_that_is_refused_is_refused_again(tiny_qwen2) -> None:
-    for group in _group(2):
+    for group in running(2):
         engine = group.engine(_making(tiny_qwen2))
         group.ask("let_documents_meet")
         for _ in range(2):
