@@ -127,7 +127,7 @@ def run_ours(folder: Path, trials: int, slots: int) -> Took:
         row = register(plan, ledger)
         with Idling(plan.base, trials, ()) as opening:
             opening.begin()
-            result = run_sweep(row, plan, ledger, Console(quiet=True), opening=opening)
+            result = run_sweep(row, plan, ledger, Console(quiet=True), opening)
         ended = time.perf_counter() - began
         if result.undelivered:
             _deliver(ledger, [row, *result.trials], home)

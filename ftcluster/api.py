@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftcluster.config.environment import default_home
 from ftcluster.errors import UsageError
+from ftcluster.imports import heavy_imports
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,11 +113,16 @@ class Sweep:
             UsageError: there is nothing to resume.
             StoreError: another process drives it.
         """
-        from ftcluster.sweep.launch import stored_plan
+        from ftcluster.sweep.opening import Opening
 
         with _ledger(self.home) as ledger:
             row = ledger.get(self.name)
-            _drive(row, stored_plan(row), ledger, _console())
+            with Opening.of(row) as opening:
+                opening.begin()
+                with heavy_imports():
+                    from ftcluster.sweep.launch import stored_plan
+                opening.warm()
+                _drive(row, stored_plan(row), ledger, _console(), opening)
         return self
 
 
@@ -148,16 +154,18 @@ def sweep(file: str | Path, *words: str, home: str | Path | None = None, resume:
     from ftcluster.config.checks import check_files
     from ftcluster.demo.world import provide
     from ftcluster.sweep.bundles import swept_keys, trials_at_most
-    from ftcluster.sweep.forecast.beginning import made_ready
-    from ftcluster.sweep.launch import register
     from ftcluster.sweep.opening import Opening
-    from ftcluster.sweep.plan import make_plan
 
     console = _console()
     provide(base, console.print, _Told(console))
     check_files(base)
     with Opening(base, trials_at_most(spec), swept_keys(spec)) as opening:
         opening.begin()
+        with heavy_imports():
+            from ftcluster.sweep.forecast.beginning import made_ready
+            from ftcluster.sweep.launch import register
+            from ftcluster.sweep.plan import make_plan
+        opening.warm()
         plan = made_ready(make_plan(spec, base), opening, lambda text: console.print(text, markup=False))
         with _ledger(base.home) as ledger:
             row = register(plan, ledger, once=resume is not False)
@@ -165,13 +173,13 @@ def sweep(file: str | Path, *words: str, home: str | Path | None = None, resume:
     return Sweep(row.name, Path(base.home))
 
 
-def _drive(row: RunRow, plan: SweepPlan, ledger: Ledger, console: Console, opening: Opening | None = None) -> None:
+def _drive(row: RunRow, plan: SweepPlan, ledger: Ledger, console: Console, opening: Opening) -> None:
     """Run a sweep to its end, which is its report, however it ends."""
     from ftcluster.report.write import closing_report
     from ftcluster.sweep.launch import run_sweep
 
     try:
-        run_sweep(row, plan, ledger, console, opening=opening)
+        run_sweep(row, plan, ledger, console, opening)
     finally:
         home = Path(row.folder).parent
         console.print(closing_report(ledger, row.name, home=home, now=time.time()), markup=False)

@@ -82,30 +82,33 @@ def run(
             resume(begun, home=Path(base.home), as_json=as_json)
             return
         new = begun is None
-    with heavy_imports():  # only now, since torch and transformers come with them
-        from ftcluster.config.checks import check_files
-        from ftcluster.demo.world import provide
-        from ftcluster.ledger.store import Ledger
-        from ftcluster.sweep.bundles import swept_keys, trials_at_most
-        from ftcluster.sweep.forecast.beginning import made_ready
-        from ftcluster.sweep.launch import register
-        from ftcluster.sweep.opening import Opening
-        from ftcluster.training.records import reap
+    from ftcluster.config.checks import check_files
+    from ftcluster.demo.world import provide
+    from ftcluster.ledger.store import Ledger
+    from ftcluster.sweep.bundles import swept_keys, trials_at_most
+    from ftcluster.sweep.opening import Opening
+    from ftcluster.training.records import reap
 
     with TrainingBar() as training:
         provide(base, notices().print, training.observe)
     check_files(base)
     with Opening(base, trials_at_most(spec), swept_keys(spec)) as opening:
-        if not (dry_run or forecast):
+        launched = not (dry_run or forecast)
+        if launched:
             opening.begin()
+        with heavy_imports():  # only now, since torch and transformers come with them
+            from ftcluster.sweep.forecast.beginning import made_ready
+            from ftcluster.sweep.launch import register
+        if launched:
+            opening.warm()
         plan = _planned(spec, base)
-        if dry_run or forecast:
+        if not launched:
             _show_plan(plan, as_json) if dry_run else show_forecast(plan, as_json)
             return
         plan = made_ready(plan, opening, lambda text: notices().print(text, markup=False, soft_wrap=True))
         with Ledger.open(base.home) as ledger:
             reap(ledger)
-            _drive(register(plan, ledger, once=not new), plan, ledger, as_json, opening=opening)
+            _drive(register(plan, ledger, once=not new), plan, ledger, as_json, opening)
 
 
 @sweep.command("resume")
@@ -124,7 +127,7 @@ def resume(
     """
     from ftcluster.ledger.store import Ledger
     from ftcluster.sweep.control import PAUSE, ask, control, driven
-    from ftcluster.sweep.launch import stored_plan
+    from ftcluster.sweep.opening import Opening
     from ftcluster.training.records import reap
 
     with Ledger.open(home or default_home()) as ledger:
@@ -135,11 +138,14 @@ def resume(
             return
         if control(row).sweep.state == PAUSE:
             row = ask(ledger, row, "")
-        with RowsBar("preparing data") as bar:
-            plan = stored_plan(row, bar.update)
-        if address:
-            plan = replace(plan, base=replace(plan.base, cluster=replace(plan.base.cluster, address=address)))
-        _drive(row, plan, ledger, as_json, take_over=take_over)
+        with Opening.of(row, address) as opening:
+            opening.begin()
+            with heavy_imports():
+                from ftcluster.sweep.launch import stored_plan
+            opening.warm()
+            with RowsBar("preparing data") as bar:
+                plan = replace(stored_plan(row, bar.update), base=opening.base)
+            _drive(row, plan, ledger, as_json, opening, take_over=take_over)
 
 
 def _planned(spec: SweepConfig, base: RunConfig) -> SweepPlan:
@@ -186,15 +192,15 @@ def _drive(
     plan: SweepPlan,
     ledger: Ledger,
     as_json: bool,
+    opening: Opening,
     *,
     take_over: bool = False,
-    opening: Opening | None = None,
 ) -> None:
     from ftcluster.report.write import closing_report
     from ftcluster.sweep.launch import run_sweep
 
     notices().print(f"[bold]{row.name}[/bold]: {_in_words(plan)}; {row.folder}")
-    result = run_sweep(row, plan, ledger, notices(), take_over=take_over, opening=opening)
+    result = run_sweep(row, plan, ledger, notices(), opening, take_over=take_over)
     report = closing_report(ledger, row.name, home=result.folder.parent, now=time.time())
     notices().print(report, markup=False, soft_wrap=True)
     _tell(result, plan, as_json)

@@ -24,6 +24,15 @@ _REMEDY = "check the address (or RAY_ADDRESS), or leave it empty for an embedded
 _ADDRESS = re.compile(r"^(?:ray://)?(?P<host>[^/:]+):(?P<port>\d+)$")
 
 
+def import_ray(address: str) -> Any:
+    """Ray, for a cluster at this address; it decides at its import which addresses it may use."""
+    if not address:
+        keep_ray_local()
+    import ray
+
+    return ray
+
+
 class Cluster:
     """A connection to Ray; use as a context manager.
 
@@ -32,25 +41,20 @@ class Cluster:
     """
 
     def __init__(self, address: str = "") -> None:
-        if not address:
-            keep_ray_local()
-        elif problem := _unreachable(address):
+        if address and (problem := _unreachable(address)):
             raise UsageError(problem, where="cluster.address", remedy=_REMEDY)
-        # Ray decides at its import which addresses it may use, so it is imported here and not above.
-        import ray
-
-        self._ray = ray
+        self._ray = import_ray(address)
         self._known: list[NodeRoom] = []
         self._leaving: dict[str, float] = {}
         self._old = 0.0  # when what is known of the nodes is
         self._suitable: dict[tuple[frozenset[str], Resources], frozenset[str]] = {}
-        self._mine = not ray.is_initialized()
+        self._mine = not self._ray.is_initialized()
         if not self._mine:
             return
         # Without an address Ray would look one up by itself; "local" makes sure it starts its own.
         own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
         try:
-            ray.init(
+            self._ray.init(
                 address=address or "local",
                 log_to_driver=False,
                 logging_level=logging.ERROR,

@@ -12,17 +12,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ftcluster.config.compose import compose, resolve_home
 from ftcluster.config.schema import RunConfig
 from ftcluster.demo.text import DemoData, read_texts, write_demo_data
 from ftcluster.ledger.store import Ledger
-from ftcluster.models.tiny import create_tiny_model
-from ftcluster.training.launch import get_ready, register, run_training
-from ftcluster.training.loop import Progress
+
+if TYPE_CHECKING:
+    from ftcluster.training.loop import Progress
 
 Announce = Callable[[str], None]
-Observe = Callable[[Progress, int], None]
+Observe = Callable[["Progress", int], None]
 
 
 def provide(config: RunConfig, announce: Announce, observe: Observe) -> None:
@@ -50,6 +51,8 @@ def make_untrained(folder: Path) -> Path:
     model = folder / "untrained"
     if model.exists():
         return model
+    from ftcluster.models.tiny import create_tiny_model  # brings torch
+
     return create_tiny_model(
         model,
         read_texts(make_texts(folder)),
@@ -68,6 +71,8 @@ def make_base(home: Path, observe: Observe) -> Path:
     if base.exists():
         return base
     make_untrained(home / "demo")
+    from ftcluster.training.launch import get_ready, register, run_training  # brings torch
+
     ready = get_ready(compose(["experiment=pretrain", f"home={home}"]))
     with Ledger.open(home) as ledger:
         row = register(ready, ledger, "pretrain")

@@ -2,10 +2,11 @@
 
 Every other layer of a decoder works token by token, so only attention must know where documents end. It is
 told by the keyword ``documents`` (a :class:`Documents`), which transformers hands through to whichever
-attention function a model's config names. The stream is unfolded to right-padded rows for the attention
-product alone: with a causal mask no real query can look at padding behind it, so no mask is needed.
+attention function a model's config names. For the attention product alone the stream is split into its documents.
+Where many calls cost more than padding, on a GPU and for short documents, it is unfolded to right-padded rows:
+with a causal mask no real query can look at padding behind it, so no mask is needed.
 
-    stream  [1, heads, T, D]  ->  rows [B, heads, L, D]  ->  softmax(q k / sqrt(D)) v  ->  stream
+    stream  [1, heads, T, D]  ->  each [1, heads, L, D]  ->  softmax(q k / sqrt(D)) v  ->  stream
 
 Does not own generation: there the model runs with transformers' own ``sdpa``.
 """
@@ -25,11 +26,13 @@ from transformers import AttentionInterface
 from ftcluster.errors import ModelError
 
 NAME = "ftcluster_documents"
+SHORT = 32  # tokens up to which documents are cheaper padded than one by one on a CPU; measured, 64 of them
+_ALIGNED = 8  # numbers of a head from which the bits of products do not depend on where in memory they stand
 DECODERS = "choose a decoder of attention layers, such as Llama, Qwen 2 or 3, Mistral, Gemma 3, OPT or GPT-NeoX"
 
 
 @dataclass(frozen=True)
-class Documents:
+class Rows:
     """Where each token of a stream sits once documents are rows: ``rows * longest + column``, [T]."""
 
     count: int
@@ -38,7 +41,7 @@ class Documents:
     sources_BL: Tensor  # stream index each padded place is filled from, [B * L]
 
     @classmethod
-    def of(cls, lengths: tuple[int, ...], device: torch.device) -> Documents:
+    def of(cls, lengths: tuple[int, ...], device: torch.device) -> Rows:
         longest = max(lengths)
         sizes = torch.tensor(lengths)
         starts = torch.cumsum(sizes, 0) - sizes
@@ -48,6 +51,45 @@ class Documents:
         # Padding repeats the document's first token: finite values that no real query ever sees.
         sources = torch.where(real_BL, starts[:, None] + columns, starts[:, None]).flatten()
         return cls(len(lengths), longest, places.to(device), sources.to(device))
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The lengths of a stream's documents; with ``rows`` they are attended to all at once, else one by one."""
+
+    lengths: tuple[int, ...]
+    rows: Rows | None = None
+
+    @classmethod
+    def of(cls, lengths: tuple[int, ...], device: torch.device) -> Documents:
+        return cls(lengths, Rows.of(lengths, device) if cls.at_once(lengths, device.type) else None)
+
+    @staticmethod
+    def at_once(lengths: tuple[int, ...], device: str) -> bool:
+        """Whether many calls would cost more than padding."""
+        return device != "cpu" or max(lengths) <= SHORT
+
+    @property
+    def pieces(self) -> tuple[int, ...]:
+        """Tokens of the parts of the stream that are attended to in a call each."""
+        return (sum(self.lengths),) if self.rows else self.lengths
+
+
+class _Window:
+    """How far back queries see; None: to the beginning of their document. Documents share one mask."""
+
+    def __init__(self, size: int | None, longest: int, like: Tensor) -> None:
+        self._size = size if size and size < longest else None
+        if self._size:
+            places = torch.arange(longest, device=like.device)
+            distance = places[:, None] - places[None, :]
+            seen_LL = (distance >= 0) & (distance < self._size)
+            # Added to scores; of one that says yes or no each call would keep such numbers of its own.
+            self._mask_LL = torch.zeros_like(seen_LL, dtype=like.dtype).masked_fill_(~seen_LL, -torch.inf)
+
+    def mask(self, length: int) -> Tensor | None:
+        """For documents of this length; None where each sees all before it."""
+        return self._mask_LL[:length, :length] if self._size and self._size < length else None
 
 
 def document_attention(
@@ -65,7 +107,7 @@ def document_attention(
 ) -> tuple[Tensor, None]:
     """``query`` [1, heads, T, D], ``key`` and ``value`` [1, kv_heads, T, D] -> [1, T, heads, D].
 
-    Several ``documents`` are parts of the stream, each unfolded on its own: what one part computes has the shapes,
+    Several ``documents`` are parts of the stream, each attended to on its own: what one part computes has the shapes,
     and so the bits, that it has alone.
 
     Raises:
@@ -76,36 +118,39 @@ def document_attention(
     if softcap is not None:
         raise ValueError(f"{type(module).__name__} caps attention scores, which document attention cannot do yet")
     parts = [documents] if isinstance(documents, Documents) else list(documents)
-    outputs, start = [], 0
-    for part in parts:
-        here = slice(start, start + len(part.places_T))
-        own = query[:, :, here], key[:, :, here], value[:, :, here]
-        outputs.append(_attend(own[0], own[1], own[2], part, dropout, scaling, sliding_window))
-        start = here.stop
-    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
+    if any(part.rows is None for part in parts) and _is_part(value) and not _share(query, value):
+        value = value.clone()  # or the backward pass would keep the fused product that it is a part of
+    pieces = [size for part in parts for size in part.pieces]
+    rows = [each for part in parts for each in ([part.rows] if part.rows else [None] * len(part.lengths))]
+    split = (stream.split_with_sizes(pieces, 2) for stream in (query, key, value))
+    window = _Window(sliding_window, max(max(part.lengths) for part in parts), query)
+    outputs = [
+        _attend(q, k, v, each, window, dropout=dropout, scaling=scaling)
+        for q, k, v, each in zip(*split, rows, strict=True)
+    ]
+    return torch.cat(outputs).unsqueeze(0), None
 
 
 def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    documents: Documents,
+    rows: Rows | None,
+    window: _Window,
+    *,
     dropout: float,
     scaling: float | None,
-    sliding_window: int | None,
 ) -> Tensor:
-    """One part of the stream, [T, heads, D]."""
+    """A document, or all those that are rows: a piece of the stream, [T, heads, D]."""
 
     def unfold(stream: Tensor) -> Tensor:
-        rows = stream[0].index_select(1, documents.sources_BL)
-        return rows.view(-1, documents.count, documents.longest, rows.shape[-1]).transpose(0, 1)
+        if rows is None:
+            return stream.clone() if stream.shape[-1] % _ALIGNED else stream
+        unfolded = stream[0].index_select(1, rows.sources_BL)
+        return unfolded.view(-1, rows.count, rows.longest, unfolded.shape[-1]).transpose(0, 1)
 
-    mask = None
-    if sliding_window is not None and sliding_window < documents.longest:
-        distance = torch.arange(documents.longest, device=query.device)
-        distance = distance[:, None] - distance[None, :]
-        mask = (distance >= 0) & (distance < sliding_window)
-    rows = F.scaled_dot_product_attention(
+    mask = window.mask(rows.longest if rows else query.shape[2])
+    found = F.scaled_dot_product_attention(
         unfold(query),
         unfold(key),
         unfold(value),
@@ -115,7 +160,17 @@ def _attend(
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return rows.transpose(1, 2).flatten(0, 1).index_select(0, documents.places_T)
+    found = found.transpose(1, 2).flatten(0, 1)
+    return found.index_select(0, rows.places_T) if rows else found
+
+
+def _is_part(tensor: Tensor) -> bool:
+    """Whether it is a view of something larger."""
+    return tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
+
+
+def _share(one: Tensor, other: Tensor) -> bool:
+    return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
 
 
 @torch.no_grad()

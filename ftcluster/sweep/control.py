@@ -55,6 +55,17 @@ class Control:
     trials: Mapping[str, Wanted] = field(default_factory=dict)
 
 
+def check_resumable(row: RunRow) -> None:
+    """
+    Raises:
+        UsageError: the run is no sweep, or has ended.
+    """
+    if row.kind != "sweep":
+        raise UsageError(f"{row.name} is a {row.kind}, not a sweep", remedy="`ftcluster runs` lists sweeps")
+    if row.state in (RunState.FINISHED, RunState.KILLED):
+        raise UsageError(f"{row.name} is {row.state}; there is nothing to resume", remedy="start a new sweep")
+
+
 def control(row: RunRow) -> Control:
     """What is asked of a sweep."""
     found = row.config.get("wanted", {})

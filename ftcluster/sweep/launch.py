@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,8 +22,7 @@ from ftcluster.ledger.process import this_process
 from ftcluster.ledger.ranking import best_trial
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
-from ftcluster.sweep.bundles import swept_keys
-from ftcluster.sweep.control import control, specification, unfinished
+from ftcluster.sweep.control import check_resumable, control, specification, unfinished
 from ftcluster.sweep.driver import Driver
 from ftcluster.sweep.ending import end as end_trial
 from ftcluster.sweep.facts import Facts
@@ -83,10 +82,7 @@ def stored_plan(row: RunRow, progress: Callable[[int, int], None] | None = None)
     Raises:
         UsageError: the run is no sweep, has ended, or its data is no longer what it was.
     """
-    if row.kind != "sweep":
-        raise UsageError(f"{row.name} is a {row.kind}, not a sweep", remedy="`ftcluster runs` lists sweeps")
-    if row.state in (RunState.FINISHED, RunState.KILLED):
-        raise UsageError(f"{row.name} is {row.state}; there is nothing to resume", remedy="start a new sweep")
+    check_resumable(row)
     known = [Observation(**seen) for seen in row.config.get("earlier", ())]
     plan = make_plan(specification(row), from_dict(row.config["base"]), progress=progress, earlier=known)
     plan = plan.with_fitted(Fitted.read(row.config.get("fitted", {})))
@@ -103,13 +99,11 @@ def run_sweep(
     plan: SweepPlan,
     ledger: Ledger,
     console: Console,
+    opening: Opening,
     *,
     take_over: bool = False,
-    opening: Opening | None = None,
 ) -> SweepResult:
     """Drive a registered sweep to its end. ``take_over``: from an owner on a host that cannot be asked.
-
-    ``opening``: of its cluster and hosts, begun already.
 
     Raises:
         StoreError: another driver has this sweep, or a disk is full; what was saved can be resumed.
@@ -128,8 +122,7 @@ def run_sweep(
     )
     end, reason = RunState.FAILED, "the driver failed; see its output"
     try:
-        with nullcontext(opening) if opening else Opening(plan.base, plan.trials, swept_keys(plan.spec)) as hosts:
-            end, reason = _drive(row, plan, ledger, console, thread, hosts)
+        end, reason = _drive(row, plan, ledger, console, thread, opening)
     except KeyboardInterrupt:  # while Ray was starting, or a second time
         end, reason = RunState.INTERRUPTED, "stopped by the user"
     except (StoreError, UsageError) as error:  # of a disk, or of a cluster without room: it goes on once there is

@@ -230,6 +230,7 @@ def training_of(config: RunConfig, length: int = 0) -> Training:
             packed=packed and (shares_sharded(config) or not layout.sharded),
             checkpointing=layout.checkpointing,
             collected=layout.stage == 3,
+            device="cpu" if config.engine.device == "cpu" else "cuda",
         )
         return rehearse(folder, style, length, trust_remote_code=trusted)
 

@@ -27,7 +27,7 @@ from ftcluster.engine.memory import Counting
 from ftcluster.engine.packed.bank import Bank, Site, bucket_of
 from ftcluster.engine.packed.layer import PackedLinear
 from ftcluster.engine.packed.route import Pass, Route, Segment
-from ftcluster.models.attention import Documents, attending_by_document
+from ftcluster.models.attention import Documents, Rows, attending_by_document
 from ftcluster.models.base import skeleton
 from ftcluster.models.checkpointing import checkpointing
 from ftcluster.models.hollow import Hollow, hollow, layer_kinds
@@ -47,6 +47,7 @@ class Style:
     packed: bool = False  # by the packed engine
     checkpointing: bool = False
     collected: bool = False  # weights are collected from other GPUs as products need them, in the type of autocast
+    device: str = "cpu"  # where; ``cuda`` attends to documents otherwise
 
     @property
     def copies(self) -> bool:
@@ -151,14 +152,16 @@ class _Stage:
         embedding = model.get_input_embeddings().weight
         embedded = torch.zeros(1, tokens, embedding.shape[1], dtype=embedding.dtype, requires_grad=full)
         positions = torch.arange(self._length).repeat(documents).unsqueeze(0)
+        lengths = (self._length,) * documents
         every = torch.arange(tokens)
+        rows = Rows(documents, self._length, every, every) if Documents.at_once(lengths, style.device) else None
         self._direct(tokens)
         with self._autocast(), checkpointing(model) if style.checkpointing else nullcontext():
             hidden: Tensor = model.base_model(
                 inputs_embeds=embedded,
                 position_ids=positions,
                 use_cache=False,
-                documents=Documents(documents, self._length, every, every),
+                documents=Documents(lengths, rows),
             )[0]
         return hidden
 

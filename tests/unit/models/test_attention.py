@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,15 @@ from model_samples import save_sample
 
 from ftcluster.data.prepared.packing import best_fit
 from ftcluster.errors import ModelError
-from ftcluster.models.attention import NAME, Documents, attending_by_document, check_isolation, document_attention
+from ftcluster.models import attention
+from ftcluster.models.attention import (
+    NAME,
+    Documents,
+    Rows,
+    attending_by_document,
+    check_isolation,
+    document_attention,
+)
 from ftcluster.models.base import load_base
 
 CPU = torch.device("cpu")
@@ -34,6 +42,14 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
         return load_base(save_sample(architecture, folder), dtype=torch.float64).model
 
     return model
+
+
+@pytest.fixture(scope="module", params=["one by one", "as rows"], autouse=True)
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The few tokens that documents of tests have would all be attended to as rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "SHORT", 0 if request.param == "one by one" else 10**6)
+        yield
 
 
 def documents(lengths: tuple[int, ...], seed: int = 0) -> list[torch.Tensor]:
@@ -144,7 +160,7 @@ def test_the_model_has_its_own_attention_back_afterwards_even_after_an_error(loa
 
 def test_places_and_sources_are_inverse_to_each_other() -> None:
     #  stream   a0 a1 | b0 | c0 c1 c2     rows of 3:  a0 a1 .  |  b0 .  .  |  c0 c1 c2
-    found = Documents.of((2, 1, 3), CPU)
+    found = Rows.of((2, 1, 3), CPU)
     assert (found.count, found.longest) == (3, 3)
     assert found.places_T.tolist() == [0, 1, 3, 6, 7, 8]
     assert found.sources_BL.tolist() == [0, 1, 0, 2, 2, 2, 3, 4, 5]
@@ -192,3 +208,40 @@ def test_models_with_an_attention_of_their_own_are_refused_at_loading(load: Load
     with pytest.raises(ModelError, match=f"{name} brings an attention of its own, which cannot be replaced") as caught:
         load(architecture)
     assert "such as Llama" in caught.value.remedy
+
+
+@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize("head", [8, 5])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_a_part_has_the_bits_it_has_alone_whatever_lengths_others_have(
+    dtype: torch.dtype, head: int, window: int | None
+) -> None:
+    parts = [(7, 5), (40, 3, 23), (1,), (5, 31)]
+    draw = torch.Generator().manual_seed(1)
+    sizes = [sum(lengths) for lengths in parts]
+    streams = [torch.randn(1, sum(sizes), heads, head, generator=draw).to(dtype) for heads in (4, 2, 2, 4)]
+
+    def attended(stream: list[torch.Tensor], documents: Any) -> list[torch.Tensor]:
+        inputs = [each.clone().requires_grad_(True) for each in stream[:3]]
+        found, _ = document_attention(
+            torch.nn.Identity(),
+            *(each.transpose(1, 2) for each in inputs),
+            None,
+            sliding_window=window,
+            documents=documents,
+        )
+        return [found.detach(), *torch.autograd.grad(found, inputs, stream[3])]
+
+    together = attended(streams, [Documents.of(lengths, CPU) for lengths in parts])
+    for number, lengths in enumerate(parts):
+        alone = attended([each.split(sizes, 1)[number].clone() for each in streams], Documents.of(lengths, CPU))
+        assert all(torch.equal(t.split(sizes, 1)[number], a) for t, a in zip(together, alone, strict=True))
+
+
+def test_a_value_that_is_part_of_a_fused_product_does_not_keep_all_of_it() -> None:
+    fused = torch.randn(1, 50, 3 * 8, requires_grad=True) * 1
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        query, key, value = (part.unsqueeze(1) for part in fused.chunk(3, -1))
+        document_attention(torch.nn.Identity(), query * 1, key * 1, value, None, documents=Documents.of((40, 10), CPU))
+    assert fused.untyped_storage()._cdata not in {tensor.untyped_storage()._cdata for tensor in kept}
