@@ -121,7 +121,6 @@ class Sweep:
                 opening.begin()
                 with heavy_imports():
                     from ftcluster.sweep.launch import stored_plan
-                opening.warm()
                 _drive(row, stored_plan(row), ledger, _console(), opening)
         return self
 
@@ -165,7 +164,6 @@ def sweep(file: str | Path, *words: str, home: str | Path | None = None, resume:
             from ftcluster.sweep.forecast.beginning import made_ready
             from ftcluster.sweep.launch import register
             from ftcluster.sweep.plan import make_plan
-        opening.warm()
         plan = made_ready(make_plan(spec, base), opening, lambda text: console.print(text, markup=False))
         with _ledger(base.home) as ledger:
             row = register(plan, ledger, once=resume is not False)

@@ -15,8 +15,9 @@ SMALL, LARGE = Shape(Resources(1, 1)), Shape(Resources(1, 1, ranks=2))
 class SimpleHost:
     """A host without a process."""
 
-    def __init__(self, number: int, nodes: tuple[str, ...]) -> None:
-        self.number, self.nodes, self.killed, self.broken = number, nodes, False, ""
+    def __init__(self, number: int, nodes: tuple[str, ...], jobs: int) -> None:
+        self.number, self.nodes, self.jobs = number, nodes, jobs
+        self.killed, self.broken = False, ""
 
     def arrival(self) -> str:
         return f"arrival {self.number}"
@@ -48,7 +49,7 @@ class SimpleCluster:
                 left = [node.less(resources, host.nodes.count(node.id)) for node in left]
         nodes = place(left, resources, on_one_node=where.on_one_node)
         assert nodes, "a host was started where none fits"
-        self.started.append(SimpleHost(len(self.started), nodes))
+        self.started.append(SimpleHost(len(self.started), nodes, jobs))
         return self.started[-1]
 
     def wait(self, handles: list[str], timeout: float) -> list[str]:  # noqa: ARG002

@@ -99,8 +99,6 @@ def run(
         with heavy_imports():  # only now, since torch and transformers come with them
             from ftcluster.sweep.forecast.beginning import made_ready
             from ftcluster.sweep.launch import register
-        if launched:
-            opening.warm()
         plan = _planned(spec, base)
         if not launched:
             _show_plan(plan, as_json) if dry_run else show_forecast(plan, as_json)
@@ -142,7 +140,6 @@ def resume(
             opening.begin()
             with heavy_imports():
                 from ftcluster.sweep.launch import stored_plan
-            opening.warm()
             with RowsBar("preparing data") as bar:
                 plan = replace(stored_plan(row, bar.update), base=opening.base)
             _drive(row, plan, ledger, as_json, opening, take_over=take_over)

@@ -81,7 +81,6 @@ def _sweep(home: Path, ledger: Ledger, console: Console) -> SweepResult:
     spec, base = read_sweep(SWEEP, [f"home={home}"])
     with Opening(base, spec.budget.trials, spec.space) as opening:
         opening.begin()
-        opening.warm()
         plan = make_plan(spec, base)
         return run_sweep(register(plan, ledger), plan, ledger, console, opening)
 

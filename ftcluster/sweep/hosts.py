@@ -36,7 +36,7 @@ class Shape:
     """What a trial needs of a host: what its ranks reserve, and with how many others it may share it."""
 
     resources: Resources
-    places: int = 1
+    places: int = 1  # 0: not known yet
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class HostPool:
         self._starting: dict[Any, Host] = {}
         self._failures = 0
         self._reasons: dict[Host, str] = {}
+        self._places_at_most = 1
 
     def __enter__(self) -> HostPool:
         return self
@@ -193,6 +194,17 @@ class HostPool:
                 else:
                     full.add((wish, release))
         self._let_go({wish.shape for wish in wishes})
+
+    def begin(self, resources: Resources, places_at_most: int) -> None:
+        """Start hosts of this size before it is known how many trials they take; ``settle`` tells."""
+        self._places_at_most = places_at_most
+        self.arrange((), [Shape(resources, places=0)] * self._most)
+
+    def settle(self, shape: Shape) -> None:
+        """Hosts that were begun with these resources are of this shape."""
+        for entry in self._entries.values():
+            if entry.shape == Shape(shape.resources, places=0):
+                entry.shape = shape
 
     def can_ever(self, wish: Wish) -> bool:
         """Whether a host for it fits on the nodes that there are."""
@@ -317,7 +329,8 @@ class HostPool:
     def _start(self, wish: Wish, expected: tuple[str, ...]) -> None:
         resources = wish.shape.resources
         where = self._cluster.where(resources, wish.avoid)
-        host = self._cluster.start(resources, self._factory(resources), wish.shape.places, where)
+        jobs = wish.shape.places or self._places_at_most
+        host = self._cluster.start(resources, self._factory(resources), jobs, where)
         self._entries[host] = _Entry(host, wish.shape, expected)
         self._starting[host.arrival()] = host
 

@@ -130,6 +130,7 @@ def run_sweep(
         error.remedy += f"; then: ftcluster sweep resume {row.name}{home_option(home)}"
         raise
     finally:
+        opening.end()
         try:
             _close(row, plan.spec, ledger, end, reason)
         finally:

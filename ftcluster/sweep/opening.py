@@ -1,22 +1,19 @@
-"""The cluster and the hosts of a sweep; on this machine they open while it is still being planned::
+"""The cluster and the hosts of a sweep; on this machine they open while torch is imported and data prepared.
 
-    begin()  Ray starts, while this process imports torch
-    warm()   its hosts start, while data is prepared
-    get()    both of them are there
-
-The thread that opens them imports nothing heavy before ``warm``: two threads must not import torch at once.
+The thread that opens them must not import torch as well: the two could see half of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from ftcluster.cluster.notes import Notes
+from ftcluster.cluster.placement import Resources
 from ftcluster.cluster.ray_cluster import Cluster, import_ray
 from ftcluster.config.compose import from_dict
 from ftcluster.config.environment import ray_address
@@ -29,6 +26,7 @@ from ftcluster.sweep.hosts import HostPool, Shape
 from ftcluster.sweep.sharing import Sharing
 from ftcluster.sweep.space import Space, levels
 from ftcluster.sweep.workers import worker
+from ftcluster.training.places import places_at_most, trials_per_host
 
 
 class Opening:
@@ -39,8 +37,8 @@ class Opening:
         self.base, self._trials, self._swept = base, trials, swept
         self._open = ExitStack()
         self._thread = ThreadPoolExecutor(1, "opening")
-        self._cluster: Future[Cluster] | None = None
-        self._hosts: Future[HostPool] | None = None
+        self._opening: Future[tuple[Cluster, HostPool]] | None = None
+        self._ending: Future[None] | None = None
 
     @classmethod
     def of(cls, row: RunRow, address: str = "") -> Self:
@@ -62,14 +60,12 @@ class Opening:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            futures: list[Future[Any] | None] = [self._cluster, self._hosts]
-            wait([future for future in futures if future])
-            self._open.__exit__(kind, error, trace)
+            self._end().result()
         finally:
             self._thread.shutdown()  # last: Linux ends Ray's processes with the thread that started them
 
     def begin(self) -> None:
-        """Start an embedded cluster beside whatever goes on; one of others is not kept waiting for data."""
+        """Open an embedded cluster beside whatever goes on; one of others is not kept waiting for data."""
         if not ray_address(self.base.cluster.address):
             # Of what this thread and the other one import from now on, only packages without cycles are the same.
             import_ray("")
@@ -77,29 +73,27 @@ class Opening:
 
             self._begin()
 
-    def warm(self) -> None:
-        """Start hosts likewise, once torch is imported."""
-        if not ray_address(self.base.cluster.address):
-            self._warm()
-
     def get(self) -> tuple[Cluster, HostPool]:
         """Both of them, once they are there.
 
         Raises:
             UsageError: no cluster at the address, or a host is larger than every node.
         """
-        cluster, hosts = self._begin(), self._warm()
-        return cluster.result(), hosts.result()
+        return self._begin().result()
 
-    def _begin(self) -> Future[Cluster]:
-        if self._cluster is None:
-            self._cluster = self._thread.submit(self._started)
-        return self._cluster
+    def end(self) -> None:
+        """Let them go beside whatever is still to be done."""
+        self._end()
 
-    def _warm(self) -> Future[HostPool]:
-        if self._hosts is None:
-            self._hosts = self._thread.submit(self._opened, self._begin())
-        return self._hosts
+    def _begin(self) -> Future[tuple[Cluster, HostPool]]:
+        if self._opening is None:
+            self._opening = self._thread.submit(self._opened)
+        return self._opening
+
+    def _end(self) -> Future[None]:
+        if self._ending is None:
+            self._ending = self._thread.submit(self._open.close)
+        return self._ending
 
     def shape(self, config: RunConfig) -> Shape:
         """What a trial of the sweep needs of a host."""
@@ -111,7 +105,7 @@ class Opening:
         Raises:
             UsageError: one of them is larger than the whole cluster, or its GPUs are of no kind that is there.
         """
-        cluster, base = self.get()[0], self.base
+        (cluster, hosts), base = self.get(), self.base
         several = levels(space["cluster.ranks"]) if "cluster.ranks" in space else None
         found = [
             self._shape(cluster, replace(base, cluster=replace(base.cluster, ranks=ranks)))
@@ -119,6 +113,7 @@ class Opening:
         ]
         for shape in found:
             cluster.room(shape.resources)
+            hosts.settle(shape)
         return found
 
     def sharing(self, sweep: str, shape: Shape, tell: Callable[[str], None]) -> Sharing | None:
@@ -135,30 +130,30 @@ class Opening:
     def _shape(self, cluster: Cluster, config: RunConfig) -> Shape:
         return shape_of(cluster, config, self._swept)
 
-    def _started(self) -> Cluster:
-        return self._open.enter_context(Cluster(ray_address(self.base.cluster.address)))
-
-    def _opened(self, started: Future[Cluster]) -> HostPool:
-        wanted, cluster = self.base.cluster, started.result()
+    def _opened(self) -> tuple[Cluster, HostPool]:
+        wanted = self.base.cluster
+        cluster = self._open.enter_context(Cluster(ray_address(wanted.address)))
         most = min(self._trials, wanted.max_trials or self._trials)
         hosts = self._open.enter_context(HostPool(cluster, worker, most))
         if "cluster.ranks" not in self._swept:
-            shape = self._shape(cluster, self.base)
-            cluster.room(shape.resources)
-            hosts.arrange((), [shape] * most)
-        return hosts
+            resources = _resources(cluster, self.base)
+            cluster.room(resources)
+            hosts.begin(resources, places_at_most(self.base))
+        return cluster, hosts
 
 
 def shape_of(cluster: Cluster, config: RunConfig, swept: Collection[str]) -> Shape:
     """What a trial of a sweep over the keys ``swept`` needs of a host."""
-    from ftcluster.training.bench import trials_per_host  # brings torch
+    resources = _resources(cluster, config)
+    return Shape(resources, trials_per_host(config, swept, gpus=resources.gpus > 0))
 
+
+def _resources(cluster: Cluster, config: RunConfig) -> Resources:
     wanted = config.cluster
-    resources = cluster.resources(
+    return cluster.resources(
         wanted.cpus,
         wanted.gpus,
         wanted.ranks,
         gpu_type=wanted.gpu_type,
         gpu_memory=round(wanted.gpu_memory_gib * 2**30),
     )
-    return Shape(resources, trials_per_host(config, swept, gpus=resources.gpus > 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -44,8 +44,6 @@ from ftcluster.tracking.lineage import lineage
 from ftcluster.training.sharding import Group, Sharding
 from ftcluster.units import format_count
 
-# Trials a host trains at a time: memory may allow fewer. On a GPU only grouped products make packs worth while.
-_PACK, _PACK_CUDA_EXACT, _PACK_CUDA_FAST = 4, 1, 16
 _TOKENIZER_FILES = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "chat_template")
 
 
@@ -268,17 +266,6 @@ def engine_note(config: RunConfig) -> str:
     ):
         return ""
     return f"{problem}: they train one at a time"
-
-
-def trials_per_host(config: RunConfig, swept: Collection[str], *, gpus: bool) -> int:
-    """How many trials of a sweep over ``swept`` a host trains at a time."""
-    several_bases = any(
-        key in ("adapter.kind", "adapter.dora") or key.startswith(("engine.", "model.")) for key in swept
-    )
-    if several_bases or not packs(config):
-        return 1  # one base is enough for a host
-    on_gpu = _PACK_CUDA_FAST if config.engine.mode == "fast" else _PACK_CUDA_EXACT
-    return config.cluster.trials_per_host or config.cluster.ranks * (on_gpu if gpus else _PACK)
 
 
 @dataclass(frozen=True)

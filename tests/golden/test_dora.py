@@ -19,7 +19,8 @@ from ftcluster.engine.precision import Precision
 from ftcluster.errors import UsageError
 from ftcluster.models.base import load_base, skeleton
 from ftcluster.models.size import adapter_parameters
-from ftcluster.training.bench import engine_note, packs, trials_per_host
+from ftcluster.training.bench import engine_note, packs
+from ftcluster.training.places import trials_per_host
 
 DORA = AdapterSettings(rank=4, alpha=8.0, dora=True)
 ROWS = [[5, 9, 30, 2, 7, 11], [8, 3, 4]]

@@ -26,6 +26,19 @@ def test_trials_are_spread_over_hosts_before_they_share_one() -> None:
     assert hosts.take(wish) is None
 
 
+def test_hosts_begun_before_their_places_are_known_get_trials_once_they_are() -> None:
+    wish, cluster = Wish(packed(2)), SimpleCluster(one=2)
+    hosts = pool(cluster, most=10)
+    hosts.begin(wish.shape.resources, 16)
+    hosts.wait([], 0)
+    assert hosts.free == 0
+    assert hosts.take(wish) is None
+    hosts.settle(wish.shape)
+    hosts.arrange([wish] * 4)
+    assert [taken(hosts, wish).number for _ in range(4)] == [0, 1, 0, 1]
+    assert [host.jobs for host in cluster.started] == [16, 16], "room for as many as they may be told to take"
+
+
 def test_no_more_trials_run_than_were_asked_for_and_a_place_given_back_is_free_again() -> None:
     wish = Wish(packed(4))
     hosts = opened(SimpleCluster(one=2), 3, wish.shape)

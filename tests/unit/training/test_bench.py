@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -15,7 +16,8 @@ from ftcluster.config.compose import compose
 from ftcluster.config.schema import RunConfig
 from ftcluster.errors import DataError, ModelError, UsageError
 from ftcluster.models.tokenizer import load_tokenizer
-from ftcluster.training.bench import Bench, data_lineage, packs, prepare_data, tokenizer_id, trials_per_host
+from ftcluster.training.bench import Bench, data_lineage, packs, prepare_data, tokenizer_id
+from ftcluster.training.places import places_at_most, trials_per_host
 
 
 @pytest.fixture
@@ -124,3 +126,10 @@ def test_a_host_trains_several_trials_of_one_base_and_one_where_bases_differ(con
     assert trials_per_host(told, ["optim.lr"], gpus=True) == 9
     for swept in ("adapter.kind", "engine.precision", "engine.threads", "model.path"):
         assert trials_per_host(told, [swept], gpus=False) == 1
+
+
+def test_no_host_trains_more_trials_than_can_be_told_without_the_model(config: RunConfig) -> None:
+    for mode, ranks, told in itertools.product(("exact", "fast"), (1, 2), (0, 9)):
+        engine = replace(config.engine, name="packed", mode=mode)
+        one = replace(config, engine=engine, cluster=replace(config.cluster, ranks=ranks, trials_per_host=told))
+        assert all(trials_per_host(one, [], gpus=gpus) <= places_at_most(one) for gpus in (False, True))
