@@ -90,6 +90,11 @@ class Cluster:
             self._old = time.monotonic() + _NEWS
         return self._known
 
+    def there(self) -> frozenset[str]:
+        """The ids of the nodes that are there to stay, as of now."""
+        self._old = 0.0
+        return frozenset(node.id for node in self.nodes())
+
     def leaving(self) -> dict[str, float]:
         """Seconds left of the nodes that were told to leave the cluster, by their ids."""
         self.nodes()

@@ -40,6 +40,11 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
+def latest_step(parent: Path) -> int:
+    """The step of the newest checkpoint in a run's folder for them, damaged or not; -1 without any."""
+    return max(map(step_of, parent.glob("step-*")), default=-1)
+
+
 class Commits:
     """The checkpoints of a run: each is written where it is asked for, and committed in a thread meanwhile.
 

@@ -21,7 +21,9 @@ from typing import Any
 from ftcluster.cluster.host import Host, HostLostError
 from ftcluster.cluster.ray_cluster import Cluster
 from ftcluster.config.schema import RunConfig
+from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState, TrialReport
+from ftcluster.engine.checkpoint import latest_step
 from ftcluster.engine.sharded.ranks import RankLost
 from ftcluster.errors import FtclusterError, StoreError, UsageError
 from ftcluster.ledger.schema import RunRow
@@ -401,6 +403,7 @@ class Driver:
             if isinstance(report, str):
                 self._fail(trial, report)
             else:
+                self._losses.came_further(trial.name)
                 self._reports.append((report, stretch.rung))
 
     def _storage_fails(self, user: str, error: StoreError) -> None:
@@ -411,7 +414,8 @@ class Driver:
         trial, host = self._facts.get(stretch.trial.name), stretch.host
         nodes = self.hosts.lost(host) or frozenset(host.nodes)
         shared = any(other.host is host for other in self._running)
-        if self._losses.lost(trial.name, host, nodes, shared=shared):
+        checkpoint = latest_step(RunFolder(Path(trial.folder)).checkpoints)
+        if self._losses.lost(trial.name, host, nodes, checkpoint, shared=shared, there=self.cluster.there()):
             self.view.note(f"{trial.name}: {reason}; it goes on from its newest checkpoint on another host")
             self._facts.set_state(trial.name, RunState.INTERRUPTED, reason=reason)
         else:

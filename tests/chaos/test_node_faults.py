@@ -27,9 +27,10 @@ from ftcluster.tracking.history import read_metrics
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 NAME = "small"
 EVERY = 200  # steps between checkpoints of the longer ones
+LONG = ["optim.duration=800 steps", f"evaluation.every={EVERY} steps"]  # long enough for a node to go in between
 KINDS: dict[str, tuple[int, list[str]]] = {
-    # Two trials, each on a node of its own; long enough for a node to go in between.
-    "one process": (2, ["optim.duration=800 steps", f"evaluation.every={EVERY} steps", "cluster.trials_per_host=1"]),
+    "one process": (2, [*LONG, "cluster.trials_per_host=1"]),  # two trials on hosts of their own
+    "a pack": (2, LONG),  # on one host, where there is one CPU
     "two ranks": (1, ["optim.duration=40 steps", "evaluation.every=10 steps", "engine=zero3", "cluster.ranks=2"]),
 }
 Twin = Callable[[str], dict[str, Ended]]
@@ -122,22 +123,27 @@ def twin(world: World, nodes: LogicalNodes, tmp_path_factory: pytest.TempPathFac
     return of
 
 
-@pytest.mark.parametrize("kind", ["one process", pytest.param("two ranks", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "kind", ["one process", *(pytest.param(kind, marks=pytest.mark.thorough) for kind in ("a pack", "two ranks"))]
+)
 def test_trials_of_a_lost_node_go_on_from_their_checkpoints_on_another(
     world: World, nodes: LogicalNodes, twin: Twin, tmp_path: Path, kind: str
 ) -> None:
     home, log = tmp_path / "home", tmp_path / "log"
-    doomed = nodes.add(2)
+    cpus = 1 if kind == "a pack" else 2
+    doomed = nodes.add(cpus)
     with running(nodes, log, *sweeping(world, kind, home)) as process:
         wait_for(lambda: bool(saved(home)), process, log)
         nodes.kill(doomed)
-        spare = nodes.add(2)  # joins late, and is the only one
+        spare = nodes.add(cpus)  # joins late, and is the only one
         text = finish(process, log)
     nodes.dismiss(spare)
     assert text.count("goes on from its newest checkpoint on another host") >= 1
-    assert_undisturbed(home, twin(kind))
+    assert_undisturbed(home, twin("one process" if kind == "a pack" else kind))
     spans = timeline.read(home / NAME)
     assert {(span.end, node) for span in spans for node in span.nodes} == {("lost", doomed), ("reported", spare)}
+    after = [span for span in spans if span.end == "reported"]
+    assert max(span.started for span in after) < min(span.ended for span in after), "none of a pack was suspected"
     assert not hosts_of(home)
 
 
