@@ -49,11 +49,11 @@ def tell_data(report: Report, config: DataConfig) -> None:
         notices().print(line, markup=False, soft_wrap=True)
 
 
-def tell_engine(config: RunConfig) -> None:
-    """What people should know about the engine that trains a config."""
+def tell_engine(config: RunConfig, *, sweep: bool = False) -> None:
+    """What people should know about the engine that trains a config, or the trials of a sweep over it."""
     from ftcluster.training.bench import engine_note
 
-    if note := engine_note(config):
+    if note := engine_note(config, sweep=sweep):
         notices().print(note, markup=False, soft_wrap=True)
 
 

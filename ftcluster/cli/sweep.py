@@ -153,7 +153,7 @@ def _planned(spec: SweepConfig, base: RunConfig) -> SweepPlan:
     with RowsBar("preparing data") as bar:
         plan = make_plan(spec, base, progress=bar.update)
     tell_data(plan.report, base.data)
-    tell_engine(base)
+    tell_engine(base, sweep=True)
     return plan
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ftcluster.config.schema import EngineConfig, RunConfig
 
-_WEIGHTS = 3  # the stage that shards weights
+WEIGHTS = 3  # the stage that shards weights
 _ONLY_SHARDED = ("stage", "offload_optimizer", "offload_parameters", "nvme", "hpz", "deepspeed_json")
 
 
@@ -18,7 +18,7 @@ def shards(config: RunConfig) -> bool:
 
 def shares_sharded(config: RunConfig) -> bool:
     """Whether trials train together on a base that is sharded: over ranks, or off the GPU."""
-    return config.engine.name == "packed" and (config.cluster.ranks > 1 or config.engine.stage == _WEIGHTS)
+    return config.engine.name == "packed" and (config.cluster.ranks > 1 or config.engine.stage == WEIGHTS)
 
 
 def sharding_problems(config: RunConfig) -> Iterator[str]:
@@ -33,7 +33,7 @@ def sharding_problems(config: RunConfig) -> Iterator[str]:
         for name in _ONLY_SHARDED:
             if getattr(engine, name) != getattr(EngineConfig(), name):
                 yield f"engine.{name} is DeepSpeed's and engine.name={engine.name}; use engine=deepspeed."
-    if shares_sharded(config) and engine.stage not in (-1, _WEIGHTS):
+    if shares_sharded(config) and engine.stage not in (-1, WEIGHTS):
         yield (
             f"engine.stage={engine.stage} leaves the base whole on every rank; "
             "use engine.stage=3 to pack over ranks, or cluster.ranks=1."

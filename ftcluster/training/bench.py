@@ -13,7 +13,7 @@ import torch
 
 from ftcluster.config.compose import resolve_home
 from ftcluster.config.schema import RunConfig
-from ftcluster.config.sharding import shards, shares_sharded
+from ftcluster.config.sharding import WEIGHTS, shards, shares_sharded
 from ftcluster.contracts.ports import AdapterSettings
 from ftcluster.data.audit import judge, refuse_bad_data
 from ftcluster.data.prepared.fingerprint import HASHES, file_sha256
@@ -256,14 +256,15 @@ def unpacked(config: RunConfig) -> str:
     return "the base has dropout of its own, so trials cannot share it" if has_dropout(model) else ""
 
 
-def engine_note(config: RunConfig) -> str:
+def engine_note(config: RunConfig, *, sweep: bool = False) -> str:
     """What people should know about the engine that a config gets: nothing, if it is the one they would expect."""
-    if (
-        config.adapter.kind != "lora"
-        or config.engine.name != "auto"
-        or shards(config)
-        or not (problem := unpacked(config))
-    ):
+    if config.adapter.kind != "lora" or shares_sharded(config):
+        return ""
+    if shards(config):
+        if not sweep or config.engine.stage != WEIGHTS or unpacked(config):
+            return ""
+        return "hosts train a trial at a time; engine=packed_zero3 trains several on a base sharded like that"
+    if config.engine.name != "auto" or not (problem := unpacked(config)):
         return ""
     return f"{problem}: they train one at a time"
 

@@ -16,7 +16,7 @@ from ftcluster.config.compose import compose
 from ftcluster.config.schema import RunConfig
 from ftcluster.errors import DataError, ModelError, UsageError
 from ftcluster.models.tokenizer import load_tokenizer
-from ftcluster.training.bench import Bench, data_lineage, packs, prepare_data, tokenizer_id
+from ftcluster.training.bench import Bench, data_lineage, engine_note, packs, prepare_data, tokenizer_id
 from ftcluster.training.places import places_at_most, trials_per_host
 
 
@@ -126,6 +126,19 @@ def test_a_host_trains_several_trials_of_one_base_and_one_where_bases_differ(con
     assert trials_per_host(told, ["optim.lr"], gpus=True) == 9
     for swept in ("adapter.kind", "engine.precision", "engine.threads", "model.path"):
         assert trials_per_host(told, [swept], gpus=False) == 1
+
+
+def test_a_sweep_over_sharded_bases_is_told_of_packs_unless_its_trials_cannot_share_one(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    def over_two(config: RunConfig, name: str = "deepspeed", stage: int = 3) -> RunConfig:
+        engine = replace(config.engine, name=name, stage=stage)
+        return replace(config, engine=engine, cluster=replace(config.cluster, ranks=2))
+
+    assert "engine=packed_zero3 trains several" in engine_note(over_two(config), sweep=True)
+    quiet = [over_two(config, "packed"), over_two(config, stage=2), over_two(with_dropout(config, tmp_path / "d", 0.1))]
+    assert [engine_note(each, sweep=True) for each in quiet] == ["", "", ""]
+    assert engine_note(over_two(config)) == ""
 
 
 def test_no_host_trains_more_trials_than_can_be_told_without_the_model(config: RunConfig) -> None:
