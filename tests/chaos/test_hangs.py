@@ -16,6 +16,7 @@ from training_samples import World, curves, make_world, result_bytes
 
 from ftcluster.contracts.trial import RunState
 from ftcluster.ledger.store import Ledger
+from ftcluster.tracking.history import read_metrics
 from ftcluster.training.attempts import RETRIES
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
@@ -67,6 +68,25 @@ def test_a_rank_that_hangs_is_replaced_and_the_result_has_the_bits_of_an_undistu
         assert ledger.get(NAME).state is RunState.FINISHED
     assert result_bytes(home / NAME) == result_bytes(undisturbed / NAME)
     assert curves(home / NAME) == curves(undisturbed / NAME)
+
+
+def test_a_rank_that_others_wait_for_is_named_once_and_stands_in_the_records(world: World, tmp_path: Path) -> None:
+    home, log = tmp_path / "home", tmp_path / "log"
+    words = (*KINDS["lora"], "optim.duration=30 steps", "evaluation.every=10 steps")
+    process = start(world.arguments(home, *words), log)
+    wait_for(lambda: any((home / NAME / "checkpoints").glob("step-*")), process, log)
+    slow = process_of(1, process.pid)
+    assert slow is not None
+    while process.poll() is None:  # it works a quarter of the time
+        with suppress(ProcessLookupError):
+            os.kill(slow, signal.SIGSTOP)
+            time.sleep(0.06)
+            os.kill(slow, signal.SIGCONT)
+        time.sleep(0.02)
+    told = finish(process, log)
+    assert told.count("they wait for it") == 1
+    assert "rank 1 on " in told
+    assert max(point.value for point in read_metrics(home / NAME)["system/slowest_rank_ratio"]) > 1.5
 
 
 @pytest.mark.thorough

@@ -41,6 +41,23 @@ def test_show_json_is_the_whole_config(capsys: pytest.CaptureFixture[str]) -> No
     assert from_dict(json.loads(capsys.readouterr().out)) == compose(["experiment=smoke"])
 
 
+def test_show_deepspeed_is_what_deepspeed_is_given_with_the_users_own_file_in_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["config", "show", "engine=zero3", "cluster.ranks=4", "--deepspeed"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["zero_optimization"]["stage"] == 3
+    own = write(tmp_path / "own.json", json.dumps({"zero_optimization": {"reduce_bucket_size": 12345}}))
+    assert main([*words, f"engine.deepspeed_json={own}"]) == 0
+    found = json.loads(capsys.readouterr().out)["zero_optimization"]
+    assert (found["stage"], found["reduce_bucket_size"]) == (3, 12345)
+    own.write_text(json.dumps({"zero_optimization": {"stage": 1}, "optimizer": {"type": "Adam", "params": {"lr": 1}}}))
+    assert main([*words, f"engine.deepspeed_json={own}"]) == 2
+    told = capsys.readouterr().err
+    assert "zero_optimization.stage" in told
+    assert "optimizer" in told, "all conflicts at once"
+
+
 def test_what_show_prints_composes_again_to_the_same_config(tmp_path: Path) -> None:
     config = compose(["experiment=lora_sft", "data.train=['a, b.jsonl','数据.jsonl']", "name=007", "optim.eps=1e-9"])
     write(tmp_path / "experiment" / "again.yaml", commented_yaml(to_dict(config)))

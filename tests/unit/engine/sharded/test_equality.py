@@ -104,11 +104,13 @@ def _saved(engine: Any, folder: Path, slot: int = 0) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "stage"), [("two", 0), ("two", 1), ("two", 2), ("two", 3), ("four", 3)], ids=lambda value: str(value)
+    ("ranks", "stage", "offload"),
+    [*(("two", stage, "none") for stage in range(4)), ("two", 3, "cpu"), ("four", 1, "none"), ("four", 3, "none")],
 )
-def test_lora_with_dropout_equals_one_process_in_fp64(request, tiny_qwen2, tmp_path, ranks, stage) -> None:
+def test_lora_with_dropout_equals_one_process_in_fp64(request, tiny_qwen2, tmp_path, ranks, stage, offload) -> None:
     group = request.getfixturevalue(ranks)
-    engine = group.engine(Making(tiny_qwen2, torch.float64, {"stage": stage}, own=NOTHING_KEPT))
+    settings = {"stage": stage, "offload_parameters": offload}
+    engine = group.engine(Making(tiny_qwen2, torch.float64, settings, own=NOTHING_KEPT))
     engine.open(_opening(LORA))
     alone = _local(tiny_qwen2, torch.float64, LORA)
     assert _train(engine, range(6)) == pytest.approx(_train(alone, range(6)), abs=1e-12)
@@ -134,7 +136,9 @@ def test_full_fine_tunes_equal_one_process_in_fp32(two, tiny_qwen2, tmp_path, se
     assert _furthest(_result(engine, tmp_path / "a"), _result(alone, tmp_path / "b")) < FULL_FP32
 
 
-@pytest.mark.parametrize("settings", [{"stage": 2}, {"stage": 3}, {"stage": 3, "hpz": 2}], ids=["2", "3", "3-hpz"])
+@pytest.mark.parametrize(
+    "settings", [*({"stage": stage} for stage in range(4)), {"stage": 3, "hpz": 2}], ids=["0", "1", "2", "3", "3-hpz"]
+)
 def test_four_ranks_train_a_whole_model_as_one_process_does(four, tiny_qwen2, tmp_path, settings) -> None:
     engine = four.engine(Making(tiny_qwen2, settings=settings, own=NOTHING_KEPT))
     engine.open(_opening(None))
