@@ -51,9 +51,14 @@ def own_gpus(gpus: Sequence[Gpu], visible: str | None, pid: int) -> list[Gpu]:
     follows a word that names nothing is ignored, as CUDA does. Of a MIG device the memory is its own, temperature and
     power are the card's, and there is no utilisation.
     """
-    allowed = list(gpus) if visible is None else _named(gpus, visible)
+    allowed = allowed_gpus(gpus, visible)
     used = [gpu for gpu in allowed if any(process.pid == pid for process in gpu.processes or ())]
     return used or allowed
+
+
+def allowed_gpus(gpus: Sequence[Gpu], visible: str | None) -> list[Gpu]:
+    """Those that CUDA_VISIBLE_DEVICES names; all, where it is not set."""
+    return list(gpus) if visible is None else _named(gpus, visible)
 
 
 def _named(gpus: Sequence[Gpu], visible: str) -> list[Gpu]:

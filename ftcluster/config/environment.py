@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ftcluster
@@ -69,6 +69,11 @@ def gpu_script() -> Path | None:
 def visible_gpus() -> str | None:
     """What CUDA_VISIBLE_DEVICES says; None where it is not set, which means all."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def see_only_gpus(names: Sequence[str]) -> None:
+    """Hide all other GPUs from this process, if CUDA has not begun in it, and from those it starts."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
 
 
 def tokenise_on_one_thread() -> None:

@@ -44,6 +44,7 @@ from ftcluster.training.loop import Parts, Progress, train
 from ftcluster.training.requests import Work, alone
 from ftcluster.units import Duration
 
+LOOK = 10.0  # seconds between looks at the hardware while a run trains
 PROGRESS = "progress.json"
 
 
@@ -129,6 +130,7 @@ class Session:
         self._config, self._folder, self._tracker = config, folder, tracker
         self._data, self._bench = opened(prepared), bench
         self._warn, self._named_slow = warn, False
+        self._observe, self._looked = observe, time.monotonic()
         warm = bench.holds(config)
         self._engine = bench.engine(config)
         self._commits = checkpoint.Commits(folder.checkpoints)
@@ -151,7 +153,7 @@ class Session:
             tracker=tracker,
             evaluate=self._measure,
             save=self._save,
-            observe=observe,
+            observe=self._note,
             stopping=stopping,
             clock=clock,
             evaluate_every=self.plan.evaluate_every,
@@ -271,8 +273,18 @@ class Session:
         asked = [q for q in self._data.held_out("validation") if q.messages]
         return asked[: self._config.evaluation.generate]
 
-    def _save(self, progress: Progress) -> None:
+    def _note(self, progress: Progress) -> None:
+        """After a step. At a checkpoint, where hardware is looked at too, it has been waiting or evaluating."""
+        if time.monotonic() - self._looked >= LOOK:
+            self._look(progress)
+        self._observe(progress)
+
+    def _look(self, progress: Progress) -> None:
         self._tracker.metrics(self._telemetry(), progress.step)
+        self._looked = time.monotonic()
+
+    def _save(self, progress: Progress) -> None:
+        self._look(progress)
 
         def write(folder: Path) -> None:
             self._engine.save(self._slot, folder)

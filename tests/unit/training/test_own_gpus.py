@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from training_samples import World
 
 from ftcluster.config.compose import compose, to_dict
 from ftcluster.tracking.history import read_metrics
+from ftcluster.training import session
 from ftcluster.training.bench import prepare_data
 from ftcluster.training.worker import Job, Worker
 
@@ -36,6 +38,13 @@ def test_at_its_checkpoints_a_run_records_its_own_gpu(job: Job) -> None:
         "system/gpu_temperature_c": [40.0],
         "system/gpu_power_w": [300.0],
     }
+
+
+def test_while_it_trains_it_is_looked_at_too(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "LOOK", 0.0)
+    assert Worker().run(replace(job, until=3)).error is None
+    points = read_metrics(Path(job.folder))["system/gpu_power_w"]
+    assert [(point.step, point.value) for point in points] == [(1, 300.0), (2, 300.0), (3, 300.0)]
 
 
 def test_a_host_that_reserved_no_gpu_records_none_although_it_sees_them(job: Job) -> None:
