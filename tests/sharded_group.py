@@ -182,6 +182,28 @@ class Replicas:
         here = sum(parameter.numel() + parameter.ds_tensor.numel() for parameter in parameters)
         return self.ranks.gather((here, sum(parameter.ds_numel for parameter in parameters)))
 
+    def load(self, making: Making) -> list[tuple[int, int, int, int]]:
+        """By rank: bytes of the model, of its largest tensor, and at most while weights come; tensors it reads."""
+        from ftcluster.engine.memory import Counting
+        from ftcluster.engine.sharded import loading
+        from ftcluster.engine.sharded.settings import ShardedSettings, deepspeed_config
+
+        config = deepspeed_config(ShardedSettings(stage=3), _precision(making), clip=1.0, ranks=self.ranks.size)
+        counting, reads, plain = Counting(), list[str](), (loading._shard, loading.read_tensor)
+
+        def shard(*arguments: Any) -> None:
+            with counting:
+                plain[0](*arguments)
+
+        loading._shard = shard
+        loading.read_tensor = lambda path, name: reads.append(name) or plain[1](path, name)
+        try:
+            base = loading.BaseSource(making.folder, torch.device("cpu"), making.dtype).sharded(config)
+        finally:
+            loading._shard, loading.read_tensor = plain
+        sizes = [parameter.ds_numel * making.dtype.itemsize for parameter in base.model.parameters()]
+        return self.ranks.gather((sum(sizes), max(sizes), counting.most, len(reads)))
+
     def save_sharded_adapter(self, making: Making, folder: Path) -> None:
         """What others do: an adapter inside the model that stage 3 shards, saved as if it were whole."""
         from ftcluster.contracts.ports import AdapterSettings

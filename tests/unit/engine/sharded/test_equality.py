@@ -307,6 +307,15 @@ def test_at_stage_3_no_rank_holds_more_than_its_share_between_passes(four, tiny_
         assert whole / 4 <= here < whole / 4 + 100  # shares of parameters are rounded up
 
 
+def test_a_base_is_read_once_and_whole_on_no_rank_while_it_loads(four, tmp_path) -> None:
+    folder = create_tiny_model(tmp_path / "model", ["a b c d"], hidden_size=64, layers=12, vocabulary=300)
+    told = four.ask("load", Making(folder))
+    tensors = len(load_file(folder / "model.safetensors"))
+    assert [reads for *_, reads in told] == [tensors, 0, 0, 0]
+    for whole, largest, most, _ in told:
+        assert whole / 4 <= most < whole / 4 + 3 * largest < whole / 2
+
+
 def test_an_adapter_that_was_sharded_and_saved_as_if_whole_is_refused(two, tiny_qwen2, tmp_path) -> None:
     """The empty adapter of ZeRO-3, made on purpose; ours are never sharded."""
     two.ask("save_sharded_adapter", Making(tiny_qwen2, own=NOTHING_KEPT), tmp_path)
