@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Any
 
 _TOUCHING = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
-_SIGNALS = {"KILL": (signal.SIGKILL, 1), "INT": (signal.SIGINT, 1), "INT2": (signal.SIGINT, 2)}
+_SIGNALS = {
+    "KILL": (signal.SIGKILL, 1),
+    "INT": (signal.SIGINT, 1),
+    "INT2": (signal.SIGINT, 2),
+    "TERM": (signal.SIGTERM, 1),
+}
 
 
 def die_at(what: str, point: str, count: int) -> None:

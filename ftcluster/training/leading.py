@@ -53,7 +53,7 @@ class Leader:
                 asked = True
                 self._say(_STOP)
             try:
-                while self._pipe.poll(_TICK):
+                if self._pipe.poll(_TICK):
                     heard = time.monotonic()
                     match self._pipe.recv():
                         case Progress() as progress:
@@ -61,6 +61,7 @@ class Leader:
                             observe(progress)
                         case Outcome() as outcome:
                             return outcome
+                    continue  # first all that it said, and whoever asks to stop must not wait for a silence
             except _GONE:
                 time.sleep(_TICK)
             now = time.monotonic()

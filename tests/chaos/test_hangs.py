@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -34,6 +36,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
+@pytest.fixture(scope="module")
+def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a kind's run that nothing happened to."""
+
+    @cache
+    def of(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        call(world.arguments(folder / "home", *KINDS[kind]), folder / "log")
+        return folder / "home" / NAME
+
+    return of
+
+
 def process_of(rank: int, starter: int) -> int | None:
     module = "ftcluster.training.companions" if rank else "ftcluster.training.leading"
     for child in psutil.Process(starter).children():
@@ -45,11 +60,9 @@ def process_of(rank: int, starter: int) -> int | None:
 
 @pytest.mark.parametrize(("kind", "rank"), [("lora", 1), pytest.param("full", 0, marks=pytest.mark.thorough)])
 def test_a_rank_that_hangs_is_replaced_and_the_result_has_the_bits_of_an_undisturbed_run(
-    world: World, tmp_path: Path, kind: str, rank: int
+    world: World, tmp_path: Path, undisturbed: Callable[[str], Path], kind: str, rank: int
 ) -> None:
-    undisturbed, home, log = tmp_path / "undisturbed", tmp_path / "home", tmp_path / "log"
-    call(world.arguments(undisturbed, *KINDS[kind]), log)
-
+    home, log = tmp_path / "home", tmp_path / "log"
     process = start(world.arguments(home, *KINDS[kind], "cluster.hang_after=8"), log)
     wait_for(lambda: any((home / NAME / "checkpoints").glob("step-*")), process, log)
     stopped = process_of(rank, process.pid)
@@ -66,27 +79,44 @@ def test_a_rank_that_hangs_is_replaced_and_the_result_has_the_bits_of_an_undistu
     assert place in (home / NAME / file).read_text()
     with Ledger.open(home) as ledger:
         assert ledger.get(NAME).state is RunState.FINISHED
-    assert result_bytes(home / NAME) == result_bytes(undisturbed / NAME)
-    assert curves(home / NAME) == curves(undisturbed / NAME)
+    assert result_bytes(home / NAME) == result_bytes(undisturbed(kind))
+    assert curves(home / NAME) == curves(undisturbed(kind))
 
 
+@pytest.mark.thorough
 def test_a_rank_that_others_wait_for_is_named_once_and_stands_in_the_records(world: World, tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "log"
-    words = (*KINDS["lora"], "optim.duration=30 steps", "evaluation.every=10 steps")
+    words = (*KINDS["lora"], "evaluation.every=4 steps")
     process = start(world.arguments(home, *words), log)
     wait_for(lambda: any((home / NAME / "checkpoints").glob("step-*")), process, log)
     slow = process_of(1, process.pid)
     assert slow is not None
-    while process.poll() is None:  # it works a quarter of the time
+    while process.poll() is None and "they wait" not in log.read_text():  # nothing else could slow the other one so
         with suppress(ProcessLookupError):
             os.kill(slow, signal.SIGSTOP)
-            time.sleep(0.06)
+            time.sleep(0.3)
             os.kill(slow, signal.SIGCONT)
-        time.sleep(0.02)
+        time.sleep(0.01)
     told = finish(process, log)
     assert told.count("they wait for it") == 1
     assert "rank 1 on " in told
     assert max(point.value for point in read_metrics(home / NAME)["system/slowest_rank_ratio"]) > 1.5
+
+
+def test_ranks_save_on_notice_and_go_on_later_to_the_same_bits(
+    world: World, tmp_path: Path, undisturbed: Callable[[str], Path]
+) -> None:
+    """SIGTERM with time to save, as spot markets and schedulers send it."""
+    home, log = tmp_path / "home", tmp_path / "log"
+    process = start(world.arguments(home, *KINDS["lora"]), log)
+    wait_for(lambda: any((home / NAME / "checkpoints").glob("step-*")), process, log)
+    process.send_signal(signal.SIGTERM)
+    assert "was stopped and saved" in finish(process, log, 130)
+    with Ledger.open(home) as ledger:
+        assert ledger.get(NAME).state is RunState.INTERRUPTED
+    call(["train", "--resume", NAME, "--home", str(home)], log)
+    assert result_bytes(home / NAME) == result_bytes(undisturbed("lora"))
+    assert curves(home / NAME) == curves(undisturbed("lora"))
 
 
 @pytest.mark.thorough
