@@ -208,12 +208,15 @@ def train(*words: str, home: str | Path | None = None) -> Run:
         Interrupted: stopped; it was saved, and ``ftcluster train --resume`` goes on.
         FtclusterError: why it failed.
     """
+    from ftcluster.cluster.sound import keep_to_sound_gpus
     from ftcluster.config.compose import compose, resolve_home
     from ftcluster.demo.world import provide
     from ftcluster.training.launch import get_ready, register, run_training
 
     console = _console()
     config = compose(_words(words, home))
+    for left_out in keep_to_sound_gpus(config.cluster.ranks, config.engine.device):
+        console.print(f"warning: {left_out}", markup=False)
     told = _Told(console)
     provide(config, console.print, told)
     ready = get_ready(config)

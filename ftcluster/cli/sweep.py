@@ -112,6 +112,7 @@ def run(
 @sweep.command("resume")
 def resume(
     name: SweepOrTrial,
+    overrides: Overrides = None,
     address: Annotated[
         str, typer.Option("--address", metavar="HOST:PORT", help="Another Ray cluster than the one it began on.")
     ] = "",
@@ -121,7 +122,8 @@ def resume(
 ) -> None:
     """Go on with a sweep that was stopped or paused or whose driver died, or with one of its trials that was paused.
 
-    Finished work is kept. A paused sweep goes on where it is driven; any other one is driven from here.
+    Finished work is kept. A paused sweep goes on where it is driven; any other one is driven from here. Words say how
+    it is computed from now on, such as cluster.ranks=2 or engine.stage=3.
     """
     from ftcluster.ledger.store import Ledger
     from ftcluster.sweep.control import PAUSE, ask, control, driven
@@ -131,9 +133,15 @@ def resume(
     with Ledger.open(home or default_home()) as ledger:
         reap(ledger)
         row = ledger.find(name)
-        if row.kind == "trial" or (control(row).sweep.state == PAUSE and driven(row)):
+        if overrides and row.kind == "trial":
+            raise UsageError(f"{row.name} goes on as its sweep does", remedy=f"ftcluster sweep resume {row.parent} ...")
+        if row.kind == "trial" or (not overrides and control(row).sweep.state == PAUSE and driven(row)):
             tell_asked(ask(ledger, row, ""), f"{row.name} goes on", home)
             return
+        if overrides:
+            with heavy_imports():
+                from ftcluster.sweep.resumption import go_on_with
+            row = go_on_with(ledger, row, overrides, _warn, take_over=take_over)
         if control(row).sweep.state == PAUSE:
             row = ask(ledger, row, "")
         with Opening.of(row, address) as opening:
@@ -143,6 +151,10 @@ def resume(
             with RowsBar("preparing data") as bar:
                 plan = replace(stored_plan(row, bar.update), base=opening.base)
             _drive(row, plan, ledger, as_json, opening, take_over=take_over)
+
+
+def _warn(text: str) -> None:
+    notices().print(f"warning: {text}", markup=False, soft_wrap=True)
 
 
 def _planned(spec: SweepConfig, base: RunConfig) -> SweepPlan:

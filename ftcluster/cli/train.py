@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from ftcluster.config.schema import RunConfig
     from ftcluster.training.launch import Ready, TrainingResult
 
+_Resume = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        metavar="RUN",
+        autocompletion=complete_run,
+        help="Go on with a run that was stopped or failed; words may say how it is computed from now on.",
+    ),
+]
+
 
 def train(
     overrides: Overrides = None,
@@ -29,12 +39,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, prepare the data, show config and plan, and stop.")
     ] = False,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            "--resume", metavar="RUN", autocompletion=complete_run, help="Go on with a run that was stopped or failed."
-        ),
-    ] = None,
+    resume: _Resume = None,
     take_over: TakeOver = False,
     home: Home = None,
     as_json: Json = False,
@@ -48,22 +53,27 @@ def train(
       ftcluster train model=folder model.path=./qwen data=jsonl data.train=\\[rows.jsonl] adapter=lora adapter.rank=16
 
       ftcluster train experiment=full_sft --dry-run
+
+      ftcluster train --resume full-sft cluster.ranks=4 engine.stage=3
     """
     words = [*(overrides or []), *([f"home={home}"] if home else [])]
     config = _stored(resume, overrides, home) if resume else _composed(overrides, words, config_dir)
     check(config)
     with heavy_imports():  # only now, since torch and transformers come with them
         from ftcluster.cli.data_report import tell_data, tell_engine
+        from ftcluster.cluster.sound import keep_to_sound_gpus
         from ftcluster.demo.world import provide
         from ftcluster.ledger.store import Ledger
         from ftcluster.training.bench import size_of
         from ftcluster.training.launch import get_ready, register, run_training
         from ftcluster.training.records import reap
 
+    for left_out in keep_to_sound_gpus(config.cluster.ranks, config.engine.device) if not dry_run else ():
+        notices().print(f"warning: {left_out}", markup=False, soft_wrap=True)
     with TrainingBar() as bar:
         provide(config, notices().print, bar.observe)
     with RowsBar("preparing data") as preparing:
-        ready = get_ready(config, preparing.update, begun=resume is not None)
+        ready = get_ready(config, preparing.update, begun=resume is not None and not overrides)
     tell_data(ready.report, config.data)
     tell_engine(config)
     if dry_run:
@@ -89,11 +99,8 @@ def _stored(run: str, overrides: list[str] | None, home: Path | None) -> RunConf
     from ftcluster.ledger.store import Ledger
     from ftcluster.training.launch import stored_config
 
-    if overrides:
-        problem = "a resumed run keeps the config it was started with"
-        raise UsageError(problem, where=overrides[0], remedy="leave the words away, or start a new run with them")
     with Ledger.open(home or default_home()) as ledger:
-        return stored_config(ledger.find(run))
+        return stored_config(ledger.find(run), overrides or ())
 
 
 def _composed(overrides: list[str] | None, words: list[str], config_dir: Path | None) -> RunConfig:

@@ -37,7 +37,7 @@ def keep_to_sound_gpus(ranks: int, device: str) -> list[str]:
     ]
     if len(sound) < ranks:
         raise UsageError(
-            "; ".join([f"cluster.ranks={ranks} needs as many GPUs, and this machine has {len(sound)}", *left_out]),
+            "; ".join([f"{ranks} ranks need as many GPUs, and this machine has {len(sound)} to use", *left_out]),
             where="cluster.ranks",
             remedy="ask for fewer, set CUDA_VISIBLE_DEVICES to use some all the same, or set engine.device=cpu",
         )

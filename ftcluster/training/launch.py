@@ -5,7 +5,7 @@ Owns the effects around a session that a sweep's driver has for its trials. Work
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from ftcluster.config.checks import check, check_files
 from ftcluster.config.compose import from_dict, resolve_home, to_dict
 from ftcluster.config.environment import home_option
 from ftcluster.config.identity import identity
+from ftcluster.config.resumption import changes, resumed
 from ftcluster.config.schema import RunConfig
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState
@@ -31,6 +32,7 @@ from ftcluster.training.bench import data_lineage, prepare_data
 from ftcluster.training.foretelling import foretell, refuse
 from ftcluster.training.loop import Progress
 from ftcluster.training.records import owner_check, remember_ids, store_uri, to_project
+from ftcluster.training.resumption import check_layout, note_changes
 from ftcluster.training.session import Plan, plan
 from ftcluster.training.signals import stop_signals
 from ftcluster.training.worker import Job, Outcome
@@ -65,7 +67,7 @@ def get_ready(config: RunConfig, progress: Callable[[int, int], None] | None = N
         UsageError: the memory is known, and not enough.
     """
     found = Problems()
-    for look in (check, check_files):
+    for look in (check, check_files, check_layout):
         with found.collected():
             look(config)
     found.refuse()
@@ -88,11 +90,12 @@ def register(ready: Ready, ledger: Ledger, wanted: str) -> RunRow:
     return ledger.add(make(ready.config.name)) if ready.config.name else ledger.add_with_free_name(wanted, make)
 
 
-def stored_config(row: RunRow) -> RunConfig:
-    """The config of a training in the ledger, for resuming it.
+def stored_config(row: RunRow, words: Sequence[str] = ()) -> RunConfig:
+    """The config of a training in the ledger, for resuming it; ``words`` say how it is computed from now on.
 
     Raises:
         UsageError: the run is not a training, or has ended.
+        ConfigError: the words would change the result, or what they make of the config cannot be.
     """
     if row.kind != "train":
         raise UsageError(
@@ -100,7 +103,7 @@ def stored_config(row: RunRow) -> RunConfig:
         )
     if row.state in (RunState.FINISHED, RunState.KILLED):
         raise UsageError(f"{row.name} is {row.state}; there is nothing to resume", remedy="start a new run")
-    return from_dict(row.config)
+    return resumed(from_dict(row.config), words)
 
 
 def run_training(
@@ -114,6 +117,7 @@ def run_training(
 ) -> TrainingResult:
     """Train a registered run from its newest checkpoint to its end, over several groups of ranks if some are lost.
 
+    Where ``ready`` has another config than the ledger, the run goes on with that one, and its records say so.
     ``take_over``: also if its owner is on a host that cannot be asked. ``tell`` is for people, and for at once.
 
     Raises:
@@ -127,11 +131,15 @@ def run_training(
         ledger.reopen(row.name)
     uri = store_uri(home, config.tracking.uri)
     thread = ProjectorThread(Projector(uri, home), lambda: [to_project(row)])
-    tags = {**data_lineage(config), "ftcluster.identity": row.identity}
+    tags = {**data_lineage(config), "ftcluster.identity": identity(config)}
+    changed = changes(from_dict(row.config), config)
     ledger.claim(row.name, this_process(), owner_check(take_over=take_over))
     outcome = Outcome(stopped=True)
     try:
         thread.start()
+        if changed:
+            note_changes(folder.path, config, changed, tell)
+            ledger.set_state(row.name, RunState.RUNNING, config=to_dict(config), identity=identity(config))
         with stop_signals() as stop:
             job = Job(to_dict(config), row.folder, str(ready.prepared), None, tags)
             outcome = attempts.train(job, config, observe, stop, tell)
@@ -139,7 +147,7 @@ def run_training(
         outcome = Outcome(stopped=True)
     finally:
         try:
-            _close(row, folder, outcome, ledger)
+            _close(row, folder, outcome, ledger, changed=bool(changed))
         finally:
             undelivered = thread.stop()
             remember_ids(ledger, [row], uri)
@@ -155,8 +163,8 @@ def run_training(
     return TrainingResult(ledger.get(row.name), folder, undelivered, outcome.warnings)
 
 
-def _close(row: RunRow, folder: RunFolder, outcome: Outcome, ledger: Ledger) -> None:
-    """Tell the spool, then the ledger, how it ended."""
+def _close(row: RunRow, folder: RunFolder, outcome: Outcome, ledger: Ledger, *, changed: bool) -> None:
+    """Tell the spool, then the ledger, how it ended; a config that ``changed`` is stored once more."""
     if outcome.report:
         ledger.record(outcome.report, outcome.report.step)
     if isinstance(outcome.error, RankLost):
@@ -169,6 +177,8 @@ def _close(row: RunRow, folder: RunFolder, outcome: Outcome, ledger: Ledger) -> 
         state, reason = RunState.FINISHED, ""
     try:
         with closing(SpoolTracker(folder.path)) as tracker:
+            if changed and folder.config.exists():
+                tracker.artifact(folder.config)
             if state is RunState.FINISHED and folder.adapter.is_dir():
                 tracker.artifact(folder.adapter, "adapter")
             if state is RunState.FINISHED and folder.model.is_dir():
