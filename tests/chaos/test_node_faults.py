@@ -147,6 +147,29 @@ def test_trials_of_a_lost_node_go_on_from_their_checkpoints_on_another(
     assert not hosts_of(home)
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("loss", ["none is lost", "one is lost"])
+def test_a_trial_whose_ranks_lie_on_two_nodes_ends_as_with_both_on_one(
+    world: World, nodes: LogicalNodes, twin: Twin, tmp_path: Path, loss: str
+) -> None:
+    home, log = tmp_path / "home", tmp_path / "log"
+    staying, going = places = [nodes.add(1), nodes.add(1)]
+    expected = [("reported", frozenset(places))]
+    with running(nodes, log, *sweeping(world, "two ranks", home)) as process:
+        if loss == "one is lost":
+            wait_for(lambda: bool(saved(home)), process, log)
+            nodes.kill(going)
+            places = [staying, nodes.add(1)]
+            expected = [("lost", frozenset((staying, going))), ("reported", frozenset(places))]
+        text = finish(process, log)
+    for node in places:
+        nodes.dismiss(node)
+    assert [(span.end, frozenset(span.nodes)) for span in timeline.read(home / NAME)] == expected
+    assert text.count("goes on from its newest checkpoint on another host") == len(expected) - 1
+    assert_undisturbed(home, twin("two ranks"))
+    assert not hosts_of(home)
+
+
 def test_a_node_that_joins_late_is_used(world: World, nodes: LogicalNodes, tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "log"
     places = [nodes.add(1)]

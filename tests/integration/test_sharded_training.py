@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from training_samples import World, make_world, result_bytes
 
 from ftcluster.contracts.trial import RunState
 from ftcluster.ledger.store import Ledger
-from ftcluster.sweep import timeline
 from ftcluster.tracking.history import read_metrics
 
 pytestmark = pytest.mark.whole
@@ -128,39 +126,3 @@ def test_a_killed_rank_is_replaced_and_a_killed_starter_takes_all_along_and_both
     else:
         call(["train", "--resume", "run", "--home", str(tmp_path)], tmp_path / "again")
     assert curves(tmp_path, "run") == undisturbed
-
-
-@pytest.mark.thorough
-def test_a_sweep_of_trials_of_one_and_two_ranks_fills_two_nodes_and_each_equals_its_run_alone(
-    world: World, tmp_path: Path
-) -> None:
-    sweep = {
-        "name": "mixed",
-        "base": world.words(*WORDS),
-        "space": {"adapter.rank": "choice(2, 4, 8)", "cluster.ranks": "choice(1, 2)"},
-        "sampler": {"name": "grid"},
-        "budget": {"trials": 6},
-    }
-    (tmp_path / "mixed.yaml").write_text(json.dumps(sweep))
-    home = tmp_path / "home"
-    log, node = tmp_path / "log", {"num_cpus": 2, "num_gpus": 2}
-    before = ("logical_nodes", "on_nodes_of_its_own", [{"num_cpus": 0}, node, node])
-    finish(start(["sweep", str(tmp_path / "mixed.yaml"), "--home", str(home)], log, before=before), log)
-    spans = timeline.read(home / "mixed")
-    print(*timeline.drawn(spans), sep="\n")
-    with Ledger.open(home) as ledger:
-        trials = {row.name: row for row in ledger.runs(parent="mixed")}
-    assert [span.end for span in spans] == ["reported"] * 6
-    assert {span.trial: len(span.nodes) for span in spans} == {
-        name: row.overrides["cluster.ranks"] for name, row in trials.items()
-    }
-    assert all(len(set(span.nodes)) == 1 for span in spans)  # two ranks on one node, since it has two GPUs
-    assert len({node for span in spans for node in span.nodes}) == 2
-    for span in spans:
-        at_once = Counter(node for s in spans if s.started <= span.started < s.ended for node in s.nodes)
-        assert max(at_once.values()) <= 2  # GPUs of a node
-    for ranks in (1, 2):
-        words = [f"cluster.ranks={ranks}", "adapter.rank=4", f"home={home}", f"name=alone-{ranks}"]
-        call(command(world, *words), tmp_path / f"log{ranks}")
-        (trial,) = [t for t in trials.values() if t.overrides == {"adapter.rank": 4, "cluster.ranks": ranks}]
-        assert curves(home, trial.name) == curves(home, f"alone-{ranks}")
