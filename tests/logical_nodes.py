@@ -39,6 +39,11 @@ for line in sys.stdin:
     elif verb == "drain":
         deadline = int(1000 * (time.time() + float(more[0])))
         print(GcsClient(cluster.address).drain_node(word, DRAIN_NODE_REASON_PREEMPTION, "spot", deadline), flush=True)
+    elif verb == "revive":
+        cluster.head_node.kill_gcs_server()
+        time.sleep(float(word))
+        cluster.head_node.start_gcs_server()
+        print("back", flush=True)
     else:
         cluster.remove_node(nodes.pop(word), allow_graceful=verb == "dismiss")
         print("gone", flush=True)
@@ -75,6 +80,10 @@ class LogicalNodes:
         while self._nodes:
             self.dismiss(self._nodes[-1])
 
+    def revive(self, after: float) -> None:
+        """Kill the head's memory of the cluster, and start it again after some seconds."""
+        self._asked(f"revive {after}")
+
     def drain(self, node: str, seconds: int) -> None:
         """Give notice, as a spot market does: what ``ray drain-node`` asks the head, without its start-up."""
         told = self._asked(f"drain {node} {seconds}")
@@ -95,16 +104,16 @@ class LogicalNodes:
 
 def settings(**more: str) -> dict[str, str]:
     """Variables for whatever joins it: on this machine only, and quick to notice what is gone."""
-    return {**os.environ, **more, **_IMPATIENT, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    return {**os.environ, **_IMPATIENT, **more, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @contextmanager
-def logical_nodes(log: Path) -> Iterator[LogicalNodes]:
-    """A head alone; all processes end with the block."""
+def logical_nodes(log: Path, **more: str) -> Iterator[LogicalNodes]:
+    """A head alone, with more variables; all processes end with the block."""
     with log.open("wb") as file:
         holder = subprocess.Popen(
             [sys.executable, "-c", _HOLDER],
-            env=settings(),
+            env=settings(**more),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=file,

@@ -67,9 +67,9 @@ def no_node_is_left(nodes: LogicalNodes) -> Iterator[None]:
 
 
 @contextmanager
-def running(nodes: LogicalNodes, log: Path, *words: str) -> Iterator[Program]:
-    """``ftcluster WORDS`` on this cluster."""
-    process = start(words, log, variables=settings(RAY_ADDRESS=nodes.address))
+def running(nodes: LogicalNodes, log: Path, *words: str, **more: str) -> Iterator[Program]:
+    """``ftcluster WORDS`` on this cluster, with more variables."""
+    process = start(words, log, variables=settings(RAY_ADDRESS=nodes.address, **more))
     try:
         yield process
     finally:
@@ -264,4 +264,22 @@ def test_a_lost_head_ends_the_sweep_which_goes_on_on_a_new_cluster(world: World,
         new.add(2)
         with running(new, log, "sweep", "resume", NAME, "--home", str(home)) as process:
             finish(process, log)
+    assert_undisturbed(home, twin("one process"))
+
+
+@pytest.mark.thorough
+def test_a_head_that_keeps_its_state_on_a_disk_comes_back_and_no_trial_notices(
+    world: World, twin: Twin, tmp_path: Path
+) -> None:
+    home, log = tmp_path / "home", tmp_path / "log"
+    patient = {"RAY_gcs_rpc_server_reconnect_timeout_s": "60"}
+    kept = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(tmp_path / "kept")}
+    with logical_nodes(tmp_path / "nodes", **patient, **kept) as nodes:
+        nodes.add(2)
+        with running(nodes, log, *sweeping(world, "one process", home), **patient) as process:
+            wait_for(lambda: bool(saved(home)), process, log)
+            nodes.revive(after=5)
+            text = finish(process, log)
+    assert "it goes on" not in text
+    assert {span.end for span in timeline.read(home / NAME)} == {"reported"}
     assert_undisturbed(home, twin("one process"))
