@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -217,6 +218,25 @@ def test_a_full_disk_stops_a_sweep_with_a_remedy_unless_it_is_emptied_soon_and_t
         call(resuming(home), tmp_path / "again")
     assert "Traceback" not in text
     assert str(home) in text
+    assert_as_undisturbed(home, undisturbed)
+
+
+@pytest.mark.thorough
+def test_storage_that_is_gone_for_a_minute_is_waited_for_and_the_result_is_the_same(
+    world: World, tmp_path: Path, small_disk: Path, undisturbed: Undisturbed
+) -> None:
+    """Another, empty file system stands in its place, on which nothing can be written; what is open stays so."""
+    home, log = small_disk / "home", tmp_path / "log"
+    process = start(command(world, home), log)
+    wait_for(lambda: any((home / "small").glob("*/checkpoints/step-*")), process, log)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=4k", "ftcluster-test", str(small_disk)], check=True)
+    try:
+        wait_for(lambda: "trying again for 2:00" in log.read_text(), process, log)
+        time.sleep(60)
+        assert process.poll() is None
+    finally:
+        subprocess.run(["umount", "--lazy", str(small_disk)], check=True)
+    assert "Traceback" not in finish(process, log)
     assert_as_undisturbed(home, undisturbed)
 
 
