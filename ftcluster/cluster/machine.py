@@ -64,6 +64,11 @@ def our_processes() -> list[psutil.Process]:
     return [root, *root.children(recursive=True)]
 
 
+def read_gpus(probe: Probe) -> GpuReading:
+    """What a probe tells now, and which of the processes it found are ours."""
+    return with_owners(probe.read(), {process.pid for process in our_processes()})
+
+
 def with_owners(reading: GpuReading, ours: Collection[int]) -> GpuReading:
     """The reading with names and owners of the processes it found, where they are not known yet."""
     return replace(reading, gpus=tuple(_owned(gpu, ours) for gpu in reading.gpus))

@@ -6,7 +6,7 @@ import os
 
 from ftcluster.cluster.health import judge
 from ftcluster.cluster.inventory import Gpu
-from ftcluster.cluster.machine import our_processes, with_owners
+from ftcluster.cluster.machine import read_gpus
 from ftcluster.cluster.placement import Resources
 from ftcluster.cluster.probe import chosen_probe
 from ftcluster.cluster.telemetry import own_gpus
@@ -28,12 +28,10 @@ class OwnGpus:
         A broken script of GPUs is told by whoever looks at GPUs for people.
         """
         try:
-            reading = self._probe.read()
+            gpus = read_gpus(self._probe).gpus
         except ConfigError:
             return ()
-        mine = own_gpus(
-            with_owners(reading, {process.pid for process in our_processes()}).gpus, visible_gpus(), os.getpid()
-        )
+        mine = own_gpus(gpus, visible_gpus(), os.getpid())
         return tuple(f"GPU {gpu.uuid or gpu.index}: {reason}" for gpu in mine if (reason := self._reason(gpu)))
 
     def _reason(self, gpu: Gpu) -> str:

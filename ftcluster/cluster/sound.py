@@ -7,7 +7,7 @@ wrong with them or running on them.
 from __future__ import annotations
 
 from ftcluster.cluster.health import judge
-from ftcluster.cluster.machine import our_processes, with_owners
+from ftcluster.cluster.machine import read_gpus
 from ftcluster.cluster.probe import chosen_probe
 from ftcluster.cluster.telemetry import allowed_gpus
 from ftcluster.config.environment import see_only_gpus, visible_gpus
@@ -26,8 +26,7 @@ def keep_to_sound_gpus(ranks: int, device: str) -> list[str]:
     visible = visible_gpus()
     if device == "cpu" or visible == "":
         return []
-    reading = with_owners(chosen_probe().read(), {process.pid for process in our_processes()})
-    gpus = allowed_gpus(reading.gpus, visible)
+    gpus = allowed_gpus(read_gpus(chosen_probe()).gpus, visible)
     if not gpus or any(gpu.slices for gpu in gpus):
         return []
     found = [(gpu, judge(gpu)) for gpu in gpus]

@@ -70,9 +70,9 @@ class Documents:
         return device != "cpu" or max(lengths) <= SHORT
 
     @property
-    def pieces(self) -> tuple[int, ...]:
-        """Tokens of the parts of the stream that are attended to in a call each."""
-        return (sum(self.lengths),) if self.rows else self.lengths
+    def pieces(self) -> list[tuple[int, Rows | None]]:
+        """Parts of the stream that are attended to in a call each: their tokens, and how they are unfolded."""
+        return [(sum(self.lengths), self.rows)] if self.rows else [(length, None) for length in self.lengths]
 
 
 class _Window:
@@ -120,9 +120,8 @@ def document_attention(
     parts = [documents] if isinstance(documents, Documents) else list(documents)
     if any(part.rows is None for part in parts) and _is_part(value) and not _share(query, value):
         value = value.clone()  # or the backward pass would keep the fused product that it is a part of
-    pieces = [size for part in parts for size in part.pieces]
-    rows = [each for part in parts for each in ([part.rows] if part.rows else [None] * len(part.lengths))]
-    split = (stream.split_with_sizes(pieces, 2) for stream in (query, key, value))
+    sizes, rows = zip(*(piece for part in parts for piece in part.pieces), strict=True)
+    split = (stream.split_with_sizes(sizes, 2) for stream in (query, key, value))
     window = _Window(sliding_window, max(max(part.lengths) for part in parts), query)
     outputs = [
         _attend(q, k, v, each, window, dropout=dropout, scaling=scaling)

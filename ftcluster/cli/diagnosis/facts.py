@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ftcluster.cluster.inventory import GpuReading, Node, TorchBuild
-from ftcluster.cluster.machine import our_processes, read_torch_build, with_owners
+from ftcluster.cluster.machine import read_gpus, read_torch_build
 from ftcluster.cluster.probe import chosen_probe
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Facts:
     @cached_property
     def reading(self) -> GpuReading:
         """This machine's GPUs."""
-        return with_owners(chosen_probe().read(), {process.pid for process in our_processes()})
+        return read_gpus(chosen_probe())
 
     @cached_property
     def build(self) -> TorchBuild:
