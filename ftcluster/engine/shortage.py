@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import gc
 import traceback
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
-from ftcluster.errors import TrialError
+from ftcluster.errors import TrialError, first_line
 
 # Libraries raise plain RuntimeErrors; another rank's error arrives as the text of a TrialError.
 _WORDS = (
@@ -19,6 +21,9 @@ _WORDS = (
     "ALLOC_FAILED",
     "MemoryError",
 )
+
+
+_WORD = "shortage-of-rank-{}"  # a file in the run's folder
 
 
 class StepUndone(TrialError):
@@ -48,3 +53,27 @@ def give_back() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def leave_word(folder: Path, rank: int, error: BaseException) -> None:
+    """Write down in a run's folder that memory was not enough on a rank: rank 0 may never come to hear of it.
+
+    Within a collective of NCCL's it waits on the GPU for a rank that is gone, until somebody ends its process.
+    """
+    with suppress(OSError):  # without it the trial is begun again as it was
+        (folder / _WORD.format(rank)).write_text(first_line(error))
+
+
+def word_left(folder: Path) -> str:
+    """What a rank of an earlier group left word of; empty: none did."""
+    return next((f"rank {file.name.rpartition('-')[2]}: {file.read_text()}" for file in _words_left(folder)), "")
+
+
+def forget_word(folder: Path) -> None:
+    """Once something was done about it."""
+    for file in _words_left(folder):
+        file.unlink(missing_ok=True)
+
+
+def _words_left(folder: Path) -> list[Path]:
+    return sorted(folder.glob(_WORD.format("*")))

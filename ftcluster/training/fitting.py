@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ftcluster.config.schema import RunConfig
 from ftcluster.config.sharding import shares_sharded
+from ftcluster.engine.shortage import forget_word
 from ftcluster.errors import TrialError, first_line
 from ftcluster.training.memory_record import change_memory, read_memory
 
@@ -42,6 +43,7 @@ def smaller(config: RunConfig, widest: int, longest: int) -> RunConfig | None:
 
 def halve(config: RunConfig, folder: Path, widest: int, longest: int) -> RunConfig | None:
     """``smaller``, remembered in the run's folder; None also once it was done often enough."""
+    forget_word(folder)
     record = read_memory(folder)
     made = smaller(config, widest, longest) if record.halved < HALVINGS else None
     if made:

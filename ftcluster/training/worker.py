@@ -23,15 +23,15 @@ from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState, TrialReport
 from ftcluster.engine.checkpoint import storing
 from ftcluster.engine.sharded.ranks import RankLost, Seat
-from ftcluster.engine.shortage import give_back, is_shortage, let_go
+from ftcluster.engine.shortage import give_back, is_shortage, let_go, word_left
 from ftcluster.errors import FtclusterError, TrialError
 from ftcluster.tracking.spool import SpoolTracker
-from ftcluster.training.bench import Bench
+from ftcluster.training.bench import Bench, opened
 from ftcluster.training.fitting import does_not_fit, halve, in_use, in_words
 from ftcluster.training.foretelling import foretell, note_foretold, note_peak, refuse
 from ftcluster.training.loop import Progress
 from ftcluster.training.requests import Work, alone
-from ftcluster.training.session import Session, start_records
+from ftcluster.training.session import Session, loader_of, start_records
 
 ERROR_LOG = "error.log"
 
@@ -129,7 +129,16 @@ class Worker:
                 warnings.append(text)
                 tracker.tags({"ftcluster.warning": text})
 
+            def lighter(sizes: tuple[int, int], error: Exception) -> RunConfig:
+                smaller = _smaller(config, folder.path, sizes, error)
+                told = f"out of memory with {in_words(config)}; it goes on from its newest checkpoint with "
+                warn(told + in_words(smaller))
+                tracker.tags({"ftcluster.micro_batch": in_words(smaller)})
+                return smaller
+
             self._begin(config, folder, job, tracker)
+            if told := word_left(folder.path):  # rank 0 never heard of it
+                config = lighter(_sizes(config, job.prepared), torch.OutOfMemoryError(told))
             outcome: Outcome | None = None
             while outcome is None:
                 session = Session(
@@ -150,13 +159,9 @@ class Worker:
                         if not is_shortage(error):
                             raise
                         let_go(error)
-                        smaller = _smaller(config, folder.path, session.sizes(job.until), error)
-                        told = f"out of memory with {in_words(config)}; it goes on from its newest checkpoint with "
-                        warn(told + in_words(smaller))
-                        tracker.tags({"ftcluster.micro_batch": in_words(smaller)})
+                        config = lighter(session.sizes(job.until), error)
                         if shards(config):  # no group survives it; whoever starts another has it begin with these
                             raise RankLost(warnings[-1], where=folder.path.name, remedy="resume it") from None
-                        config = smaller
                     else:
                         note_peak(tracker, folder.path, session.peak)
                         short = report.step < min(job.until or session.plan.total, session.plan.total)
@@ -191,6 +196,12 @@ class Worker:
             self._stopped.add(folder)
         else:
             self._stop.set()
+
+
+def _sizes(config: RunConfig, prepared: str) -> tuple[int, int]:
+    """Tokens of the largest micro-batch of an epoch, and of the longest row."""
+    loader = loader_of(config, opened(prepared))
+    return len(loader.widest(0, loader.steps_per_epoch).tokens_T), loader.longest
 
 
 def _smaller(config: RunConfig, folder: Path, sizes: tuple[int, int], error: Exception) -> RunConfig:

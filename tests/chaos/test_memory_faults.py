@@ -49,9 +49,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return made
 
 
-def short_of_memory(first: int, mib: int, arguments: list[str], log: Path) -> tuple[int, str]:
+def short_of_memory(first: int, mib: int, arguments: list[str], log: Path, *options: str) -> tuple[int, str]:
     launcher = Path(__file__).with_name("short_of_memory.py")
-    words = [sys.executable, str(launcher), str(first), str(mib), "--", *arguments]
+    words = [sys.executable, str(launcher), str(first), str(mib), *options, "--", *arguments]
     with log.open("wb") as file:
         done = subprocess.run(
             words,
@@ -134,3 +134,26 @@ def test_a_group_of_ranks_does_not_survive_it_and_the_next_one_begins_with_what_
     assert tags(home / NAME)["ftcluster.micro_batch"] == "optim.micro_batch=4"
     assert "it goes on from its newest checkpoint with optim.micro_batch=4" in text
     assert [step for step, _ in curves(home / NAME)["train/loss"]] == [1, 2]
+
+
+@pytest.mark.parametrize("mute", [pytest.param(False, marks=pytest.mark.thorough), True])
+def test_a_rank_without_memory_ends_its_group_and_the_next_one_begins_with_what_fits(
+    world: World, tmp_path: Path, mute: bool
+) -> None:
+    """Also where rank 0 never hears why the other one left."""
+    home = tmp_path / "home"
+    two = (*SHORT, "engine=deepspeed", "engine.stage=0", "cluster.ranks=2", "adapter=none")
+    arguments, options = world.arguments(home, *two, "optim.micro_batch=8"), ["--on-ranks", *(["--mute"] * mute)]
+    code, text = short_of_memory(1, 100, arguments, tmp_path / "log", *options)
+    assert code == 0, text[-3000:]
+    run = home / NAME
+    assert remembered(run) == (1, 4)
+    found = tags(run)
+    assert found["ftcluster.micro_batch"] == "optim.micro_batch=4"
+    told = "a process of the group is gone: " if mute else "out of memory with optim.micro_batch=8; it goes on from "
+    assert told in text
+    assert "out of memory with optim.micro_batch=8; it goes on from its newest checkpoint with " in found[
+        "ftcluster.warning"
+    ]
+    assert not list(run.glob("shortage-of-rank-*"))
+    assert [step for step, _ in curves(run)["train/loss"]] == [1, 2]

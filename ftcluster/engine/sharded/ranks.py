@@ -32,12 +32,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
-from torch.distributed.distributed_c10d import _set_pg_timeout, _world
+from torch.distributed.distributed_c10d import _abort_process_group, _set_pg_timeout, _world
 
 from ftcluster.engine.sharded.notes import Heard, Notes, place
 from ftcluster.engine.sharded.pace import WINDOW, Stint
 from ftcluster.engine.sharded.waits import WAITS
 from ftcluster.engine.sharded.watch import Watch, wrote
+from ftcluster.engine.shortage import is_shortage, leave_word
 from ftcluster.errors import FtclusterError, TrialError, first_line
 from ftcluster.units import format_seconds
 
@@ -282,8 +283,10 @@ class Ranks:
             too_long = any(word in str(error) for word in _TIMED_OUT)
             heard = self._notes.wait_in_vain(place(error), too_long=too_long, listen=self.leads)
         else:
+            if self.stacks and not self.leads and is_shortage(error):
+                leave_word(self.stacks, self.rank, error)
             heard = Heard(failure=self._notes.fail(error))
-        self._part()
+        self._part(lost=True)
         failure = heard.failure
         if not failure:
             raise self._lost(error, heard) from error
@@ -311,10 +314,12 @@ class Ranks:
             told += "; it wrote down no stacks: stopped, or its machine is gone"
         return RankLost(told, where=str(self.stacks / "rank-*.stacks"), remedy=_REMEDY)
 
-    def _part(self) -> None:
+    def _part(self, *, lost: bool = False) -> None:
         """Close all connections; DeepSpeed must not find its groups of before in the next group of this process."""
         self._watch.close()
         self._control = None  # connections close with the last one who knows them
+        if lost and self.device.type == "cuda" and dist.is_initialized():
+            _abort_process_group()  # to close NCCL's in order takes the others, who may be in a collective
         if not dist.is_initialized():
             return
         deepspeed = sys.modules.get("deepspeed")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
-from ftcluster.engine.shortage import is_shortage, let_go
+from ftcluster.engine.shortage import forget_word, is_shortage, leave_word, let_go, word_left
 from ftcluster.errors import TrialError
 
 TOO_MUCH = 2**60
@@ -72,3 +73,13 @@ def test_an_error_holds_nothing_of_its_frames_any_more() -> None:
     assert held[0]() is not None
     let_go(error)
     assert held[0]() is None
+
+
+def test_a_rank_leaves_word_until_it_is_forgotten(tmp_path: Path) -> None:
+    assert word_left(tmp_path) == ""
+    leave_word(tmp_path, 3, torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB."))
+    assert word_left(tmp_path) == "rank 3: CUDA out of memory."
+    forget_word(tmp_path)
+    assert word_left(tmp_path) == ""
+    leave_word(tmp_path / "gone", 1, MemoryError())
+    assert word_left(tmp_path / "gone") == ""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftcluster.config.schema import ClusterConfig, OptimConfig, RunConfig
+from ftcluster.engine.shortage import leave_word, word_left
 from ftcluster.training.fitting import does_not_fit, halve, in_use, in_words, smaller
 from ftcluster.training.memory_record import read_memory
 
@@ -54,6 +55,12 @@ def test_a_run_remembers_what_fits_and_is_halved_twice_at_most(tmp_path: Path) -
         assert in_use(own, tmp_path) == now
     assert words == ["optim.micro_batch=8", "optim.micro_batch=4"]
     assert read_memory(tmp_path).halved == 2
+
+
+def test_what_a_rank_left_word_of_is_dealt_with_by_halving(tmp_path: Path) -> None:
+    leave_word(tmp_path, 1, MemoryError("none left"))
+    assert halve(config(batch_size=16, micro_batch=16), tmp_path, 1000, 10)
+    assert word_left(tmp_path) == ""
 
 
 def test_what_cannot_be_made_smaller_is_told_with_what_was_tried_and_what_helps(tmp_path: Path) -> None:
