@@ -147,7 +147,7 @@ class ClusterConfig:
     hang_after: float = 1800.0  # seconds without a sign of life after which a rank or host is ended; 0: never
     priority: float = 1.0  # of a sweep among others on the cluster: with 2 it gets twice the share of one with 1
     yield_after: float = 300.0  # seconds a trial may go on where another sweep's share begins, then it saves and waits
-    storage_patience: float = 120.0  # seconds that a sweep waits for storage that fails, before it stops
+    storage_patience: float = 120.0  # seconds to wait for storage that fails before giving up; it can be resumed
     max_trials: int = 0  # at once; 0: as many as fit
     trials_per_host: int = 0  # LoRA trials on one base at a time, at most; 0: per rank 4 on CPUs, 1 on GPUs, fast 16
     memory_gib: float = 0.0  # what a host may use (of GPU memory, where it has a GPU); 0: whatever is free

@@ -38,15 +38,16 @@ from ftcluster.sweep.judging import judge
 from ftcluster.sweep.losses import RETRIES, Losses
 from ftcluster.sweep.objectives import measured
 from ftcluster.sweep.pace import Pace
-from ftcluster.sweep.patience import Patience, Stranded
 from ftcluster.sweep.plan import SweepPlan
 from ftcluster.sweep.proposals import next_trials
 from ftcluster.sweep.sharing import Sharing
 from ftcluster.sweep.spending import Spending
+from ftcluster.sweep.stranded import Stranded
 from ftcluster.sweep.stretches import Launcher, Stretch
 from ftcluster.sweep.timeline import Recorder
 from ftcluster.sweep.view import View
 from ftcluster.sweep.watch import Watch
+from ftcluster.training.patience import Patience
 from ftcluster.training.worker import Outcome
 
 _TICK = 0.25  # seconds between looks at running trials

@@ -1,25 +1,32 @@
-"""Carries a training through the loss of its ranks: starts another group, which goes on from the newest checkpoint.
+"""Carries a training through what is not its fault, from one checkpoint to the next.
 
-Without a new checkpoint in between it is tried twice, then the run is left to be resumed by hand. One rank alone trains
-in this process.
+Lost ranks: another group goes on from the newest checkpoint. Without a new one in between it is tried twice, then the
+run is left to be resumed by hand. Storage that fails is tried again as long as patience lasts. One rank alone trains in
+this process.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from ftcluster.config.schema import RunConfig
+from ftcluster.engine.checkpoint import storing
 from ftcluster.engine.precision import choose_device
 from ftcluster.engine.sharded.ranks import RankLost
+from ftcluster.errors import StoreError
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.companions import companions
 from ftcluster.training.leading import Leader
 from ftcluster.training.loop import Progress
+from ftcluster.training.patience import Patience
 from ftcluster.training.worker import Job, Outcome, Worker
 
+_TICK = 0.2  # seconds between looks at requests to stop
 RETRIES = 2  # of a training whose ranks were lost, from one checkpoint
 
 
@@ -30,21 +37,42 @@ def train(
     stop: threading.Event,
     tell: Callable[[str], None],
 ) -> Outcome:
-    """Train a run to its end, or until ``stop``, or until its ranks are lost once more than they may be."""
+    """Train a run to its end, or until ``stop``, or until ranks or storage are lost for longer than they may be."""
+    patience = Patience(config.cluster.storage_patience, tell, time.monotonic)
     begun, losses = -1, 0
     while True:
         group = _Group(job, config, observe, stop)
-        outcome = group.train()
-        if not isinstance(outcome.error, RankLost) or stop.is_set():
-            return outcome
-        losses = losses + 1 if group.began <= begun else 1
-        begun = max(begun, group.began)
-        if losses > RETRIES:
-            return outcome
-        told = str(outcome.error)
-        tell(told)
-        with closing(SpoolTracker(Path(job.folder))) as tracker:
-            tracker.tags({"ftcluster.warning": told})
+        try:
+            with storing("the run", Path(job.folder)):
+                outcome = group.train()
+        except StoreError as error:  # of what is there for the ranks
+            outcome = Outcome(error=error)
+        if group.began > begun:  # a checkpoint was written meanwhile
+            begun, losses = group.began, 0
+            patience.worked(job.folder)
+        match outcome.error:
+            case _ if stop.is_set():
+                return outcome
+            case RankLost():
+                losses += 1
+                if losses > RETRIES:
+                    return outcome
+                _note(job, str(outcome.error), tell)
+            case StoreError():
+                if patience.failed(job.folder, outcome.error):
+                    return outcome
+                while patience.resting and not stop.wait(_TICK):
+                    pass
+                if stop.is_set():
+                    return replace(outcome, error=None, stopped=True)
+            case _:
+                return outcome
+
+
+def _note(job: Job, told: str, tell: Callable[[str], None]) -> None:
+    tell(told)
+    with closing(SpoolTracker(Path(job.folder))) as tracker:
+        tracker.tags({"ftcluster.warning": told})
 
 
 class _Group:

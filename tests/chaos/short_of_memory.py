@@ -62,7 +62,11 @@ def command() -> int:
     split = sys.argv.index("--")
     (first, mib, *options), words = sys.argv[1:split], sys.argv[split + 1 :]
     if "--on-ranks" in options:
-        os.environ |= {LIMIT: f"{first} {mib}", MUTE: str("--mute" in options), "PYTHONPATH": str(Path(__file__).parent)}
+        os.environ |= {
+            LIMIT: f"{first} {mib}",
+            MUTE: str("--mute" in options),
+            "PYTHONPATH": str(Path(__file__).parent),
+        }
         companions.__name__ = Path(__file__).stem  # the module that ranks are started with: this one
     else:
         for engine in (LocalEngine, PackedEngine):  # a training uses one of them

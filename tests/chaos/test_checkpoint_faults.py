@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import call, start
+from programs import call, finish, start, wait_for
 from small_disk import mounted
 from training_samples import Curves, World, curves, make_world, result_bytes
 
@@ -165,15 +165,35 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield place
 
 
+def filled(world: World, small_disk: Path, kind: str, store: Path, log: Path, *more: str) -> tuple[Path, Path]:
+    """A training with a checkpoint on a disk without space for another: its home, and what takes the space."""
+    home, ballast = small_disk / "home", small_disk / "ballast"
+    killed_with(beginning(world, home, kind, f"tracking.uri=sqlite:///{store}", *more), home, log, 1)
+    ballast.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 100_000))
+    return home, ballast
+
+
 @pytest.mark.parametrize("kind", ["full", pytest.param("full over two ranks", marks=pytest.mark.thorough)])
-def test_a_checkpoint_without_space_is_told_and_the_training_goes_on_when_there_is_some(
+def test_a_checkpoint_without_space_is_tried_again_until_there_is_some(
     world: World, twin: Callable[[str], Result], tmp_path: Path, small_disk: Path, kind: str
 ) -> None:
-    home, log = small_disk / "home", tmp_path / "log"
-    store = f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}"
-    killed_with(beginning(world, home, kind, store), home, log, 1)
-    ballast = small_disk / "ballast"
-    ballast.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 100_000))
+    log = tmp_path / "log"
+    home, ballast = filled(world, small_disk, kind, tmp_path / "mlflow.db", log)
+    process = start(resuming(home), log)
+    wait_for(lambda: "trying again for 2:00" in log.read_text(), process, log)
+    ballast.unlink()
+    text = finish(process, log)
+    assert "Traceback" not in text
+    assert result(home) == twin(kind)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["full", "full over two ranks"])
+def test_without_patience_a_checkpoint_without_space_is_told_and_what_was_saved_is_whole(
+    world: World, twin: Callable[[str], Result], tmp_path: Path, small_disk: Path, kind: str
+) -> None:
+    log = tmp_path / "log"
+    home, ballast = filled(world, small_disk, kind, tmp_path / "mlflow.db", log, "cluster.storage_patience=0")
     text = call(resuming(home), log, expected=6)
     assert "Traceback" not in text
     assert "free space" in text

@@ -152,8 +152,9 @@ def test_a_rank_without_memory_ends_its_group_and_the_next_one_begins_with_what_
     assert found["ftcluster.micro_batch"] == "optim.micro_batch=4"
     told = "a process of the group is gone: " if mute else "out of memory with optim.micro_batch=8; it goes on from "
     assert told in text
-    assert "out of memory with optim.micro_batch=8; it goes on from its newest checkpoint with " in found[
-        "ftcluster.warning"
-    ]
+    assert (
+        "out of memory with optim.micro_batch=8; it goes on from its newest checkpoint with "
+        in found["ftcluster.warning"]
+    )
     assert not list(run.glob("shortage-of-rank-*"))
     assert [step for step, _ in curves(run)["train/loss"]] == [1, 2]

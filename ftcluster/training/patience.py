@@ -1,4 +1,4 @@
-"""How long a sweep goes on trying: full disks are emptied, network file systems come back, nodes join."""
+"""How long a training or a sweep goes on trying: full disks are emptied, and network file systems come back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from ftcluster.errors import StoreError
 from ftcluster.units import format_seconds
 
 _BREATH = 5.0  # seconds before a storage that failed is tried again
-_NODES = 600.0  # seconds to wait for nodes, where none has room for any trial and nothing runs
 
 
 @dataclass
@@ -38,21 +37,3 @@ class Patience:
             self.tell(f"{error}\n  trying again for {format_seconds(self.seconds)}")
         self._again = now + min(_BREATH, self.seconds)
         return now - self._since.setdefault(user, now) >= self.seconds
-
-
-@dataclass
-class Stranded:
-    """Since when no node has room for any trial."""
-
-    tell: Callable[[str], None]
-    clock: Callable[[], float]
-    _since: float | None = None
-
-    def too_long(self, *, stranded: bool) -> bool:
-        """Whether it has been so for longer than anybody would wait."""
-        if not stranded:
-            self._since = None
-        elif self._since is None:
-            self._since = self.clock()
-            self.tell("no node has room for any trial now; waiting for one to join")
-        return self._since is not None and self.clock() - self._since > _NODES
