@@ -89,7 +89,7 @@ class Driver:
     _enough: str = ""  # why it ends before all is done
     _failures: Counter[str] = field(default_factory=Counter)  # reasons, without the names of the trials
     _promoted: dict[int, int] = field(default_factory=dict)  # trial number -> rung it may train to
-    _shapes: dict[str, Shape] = field(default_factory=dict)  # of trials, by name
+    _needs: dict[str, tuple[Shape, str]] = field(default_factory=dict)  # a trial's host, and what that loads, by name
     _since: dict[str, float] = field(default_factory=dict)  # when trials that wait for a host began to
     _failed: dict[str, str] = field(default_factory=dict)  # trials whose end is still to be written down, and why
     _facts: Facts = field(init=False)
@@ -314,10 +314,12 @@ class Driver:
         return sorted(may, key=lambda trial: (-reached[trial.number], trial.number))
 
     def _wish(self, trial: RunRow) -> Wish:
-        if trial.name not in self._shapes:
-            self._shapes[trial.name] = self.shape(self._launcher.config(trial))
         name = trial.name
-        return Wish(self._shapes[name], self._losses.avoids(name), alone=self._losses.suspects(name))
+        if name not in self._needs:
+            config = self._launcher.config(trial)
+            self._needs[name] = self.shape(config), repr((config.model, config.engine, config.adapter.kind == "none"))
+        shape, base = self._needs[name]
+        return Wish(shape, self._losses.avoids(name), alone=self._losses.suspects(name), base=base)
 
     def _look_for_nodes(self, wishes: Sequence[Wish]) -> None:
         """Without any node that could take a trial, wait for one to join; not for ever."""

@@ -27,6 +27,7 @@ from ftcluster.cluster.ray_cluster import Cluster
 
 IDLE = 60.0  # seconds until a host that nobody wants is let go
 AHEAD = 60.0  # seconds that trials behind it may run ahead of one that does not fit yet
+_TELLING = 5.0  # seconds that rank 0 has to tell of a rank that left; longer, and it hangs
 _ROUNDING = 1e-6
 _FAILURES = 3  # of hosts that start, one after another, before the next one is an error
 
@@ -41,11 +42,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Wish:
-    """A place for a trial: on a host of this shape, not on these nodes, and with companions or without."""
+    """A place for a trial: on a host of this shape, not on these nodes, and with companions or without.
+
+    ``base`` is what a host loads for it: other trials there must have the same, and one that has it loaded is better.
+    """
 
     shape: Shape
     avoid: frozenset[str] = frozenset()
     alone: bool = False
+    base: str = ""
 
 
 @dataclass(eq=False)
@@ -56,6 +61,8 @@ class _Entry:
     shape: Shape
     expected: tuple[str, ...]  # nodes of its ranks, as long as the cluster has not told
     up: bool = False
+    base: str | None = None  # of its newest trial
+    broken_since: float = math.inf  # without one of its ranks
     taken: int = 0  # places
     shut: bool = False  # takes nobody in: one that is to be alone is there, or it refused beside those that are
     leaving: bool = False  # takes nobody in ever again
@@ -78,6 +85,7 @@ class _Entry:
     def suits(self, wish: Wish) -> bool:
         """Whether a trial could start here now."""
         free = not self.taken if wish.alone else self.taken < self.shape.places
+        free = free and (not self.taken or self.base == wish.base)
         return free and self.open and self.shape == wish.shape and wish.avoid.isdisjoint(self.nodes)
 
 
@@ -131,7 +139,7 @@ class HostPool:
         return sum(entry.taken for entry in self._entries.values())
 
     def take(self, wish: Wish) -> Host | None:
-        """A place on the host with the fewest trials, if there is one.
+        """A place on the host with the fewest trials, if there is one; of equals one with its base, or with none yet.
 
         Nodes to be avoided are used where no other could ever do.
         """
@@ -140,18 +148,22 @@ class HostPool:
     def places(self, wish: Wish) -> Iterator[Host]:
         """``take``, again and again, for many trials alike; others may take places, and give some back, meanwhile."""
         wish = self._possible(wish)
-        fitting = [(entry.taken, order, entry) for order, entry in enumerate(self._entries.values())]
-        fitting = [each for each in fitting if each[-1].suits(wish)]
+        fitting = [
+            ((entry.taken, entry.base not in (wish.base, None), entry.base is None), order, entry)
+            for order, entry in enumerate(self._entries.values())
+            if entry.suits(wish)
+        ]
         heapify(fitting)
         while fitting and self._running < self._most:
-            taken, order, entry = heappop(fitting)
+            rank, order, entry = heappop(fitting)
             if not entry.suits(wish):
                 continue
-            if taken == entry.taken:
+            if rank[0] == entry.taken:
                 entry.taken += 1
                 entry.shut = wish.alone
+                entry.base = wish.base
                 yield entry.host
-            heappush(fitting, (entry.taken, order, entry))
+            heappush(fitting, ((entry.taken, False, False), order, entry))
 
     def give_back(self, host: Host) -> None:
         """A trial on this host has ended."""
@@ -220,15 +232,22 @@ class HostPool:
         """
         for entry in list(self._entries.values()):
             if entry.up and entry.host not in self._reasons and (problem := entry.host.broken):
-                self.note(entry.host, problem)
-                # What runs on it would wait for ever; killed, its jobs tell that it is lost.
-                entry.host.kill() if entry.taken else self._end(entry)
+                self._broken(entry, problem)
         ended = self._cluster.wait([*jobs, *self._starting], timeout)
         came_up = [handle for handle in ended if handle in self._starting]
         done = [handle for handle in ended if handle not in self._starting]
         for handle in came_up:
             self._came_up(handle, self._starting.pop(handle))
         return done
+
+    def _broken(self, entry: _Entry, problem: str) -> None:
+        """Without one of its ranks a host is of no use, but rank 0 may know why, and tell it as its trials' outcome."""
+        entry.leaving, entry.broken_since = True, min(entry.broken_since, time.monotonic())
+        if not entry.taken:
+            self._end(entry)
+        elif time.monotonic() - entry.broken_since > _TELLING:
+            self.note(entry.host, problem)
+            entry.host.kill()  # it would wait for ever; its jobs tell now that it is lost
 
     def lost(self, host: Host) -> frozenset[str]:
         """This host is gone, and what it reserved must not linger; the nodes it was on.

@@ -140,17 +140,47 @@ def test_a_host_whose_trials_ended_while_it_refused_another_is_free() -> None:
     assert hosts.take(wish) is host
 
 
-def test_of_hosts_without_one_of_their_ranks_a_busy_one_is_killed_and_an_idle_one_replaced() -> None:
+def test_of_hosts_without_one_of_their_ranks_an_idle_one_is_replaced_and_a_busy_one_killed_if_it_does_not_tell_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cluster = SimpleCluster(one=2)
-    hosts = opened(cluster)
-    busy = taken(hosts, Wish(SMALL))
+    hosts = opened(cluster, 8, packed(2))
+    wish = Wish(packed(2))
+    busy = taken(hosts, wish)
     for host in cluster.started:
         host.broken = "rank 1 is gone"
     hosts.wait(["a job"], 0)
-    assert all(host.killed for host in cluster.started)
+    assert [host.killed for host in cluster.started] == [False, True]
+    assert hosts.take(wish) is None
+    monkeypatch.setattr(module, "_TELLING", 0.0)
+    hosts.wait(["a job"], 0)
+    assert busy.killed
+    assert hosts.reason(busy) == "rank 1 is gone"
     assert hosts.hosts == [busy]  # until its job tells
-    hosts.arrange([], [SMALL] * 8)
+    hosts.arrange([], [packed(2)] * 8)
     assert len(cluster.started) == 3
+
+
+def test_a_host_that_tells_itself_that_a_rank_has_left_is_not_killed_for_it() -> None:
+    cluster = SimpleCluster(one=1)
+    hosts = opened(cluster)
+    busy = taken(hosts, Wish(SMALL))
+    busy.broken = "rank 1 is gone"
+    hosts.wait(["a job"], 0)
+    hosts.give_back(busy)
+    assert (hosts.reason(busy), hosts.hosts, busy.killed) == ("", [], True)
+
+
+def test_trials_go_where_their_base_is_loaded_and_never_beside_others() -> None:
+    one, two, three = (Wish(packed(2), base=base) for base in ("one", "two", "three"))
+    hosts = opened(SimpleCluster(node=3), 8, packed(2))
+    assert [taken(hosts, wish).number for wish in (one, two, two, two, one)] == [0, 1, 2, 1, 0]
+    assert hosts.take(one) is None
+    assert taken(hosts, two).number == 2
+    for host in list(hosts.hosts):
+        hosts.give_back(host)
+        hosts.give_back(host)
+    assert [taken(hosts, wish).number for wish in (two, three, two)] == [1, 0, 2], "the base of the first one is left"
 
 
 def test_idle_hosts_go_where_a_larger_one_is_wanted_and_no_more_of_them_than_needed() -> None:
