@@ -104,6 +104,19 @@ class TorchBuild:
 
 
 @dataclass(frozen=True)
+class Versions:
+    """Of what processes on several nodes must have in common; empty: it is not installed."""
+
+    python: str = ""
+    ftcluster: str = ""
+    torch: str = ""
+    transformers: str = ""
+    peft: str = ""
+    deepspeed: str = ""
+    ray: str = ""
+
+
+@dataclass(frozen=True)
 class Inventory:
     """One machine, as a process on it sees it. ``running`` names what the cluster's workers there are doing."""
 
@@ -111,6 +124,7 @@ class Inventory:
     machine: Machine
     gpus: GpuReading
     running: tuple[str, ...] = ()
+    versions: Versions = Versions()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ GPUs are looked at by a ``Probe``; this module only says which of the processes 
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import platform
 import shutil
 import socket
 from collections.abc import Collection
@@ -14,7 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from ftcluster.cluster.inventory import Gpu, GpuProcess, GpuReading, Inventory, Machine, TorchBuild
+import ftcluster
+from ftcluster.cluster.inventory import Gpu, GpuProcess, GpuReading, Inventory, Machine, TorchBuild, Versions
 from ftcluster.cluster.probe import Probe
 
 _RAYLET = "raylet"  # the process that is the parent of all of a node's workers
@@ -39,11 +42,30 @@ def read_torch_build() -> TorchBuild:
     )
 
 
+def read_versions() -> Versions:
+    """As installed here; nothing is imported."""
+    packages = ("torch", "transformers", "peft", "deepspeed", "ray")
+    found = {name: installed_version(name) for name in packages}
+    return Versions(python=platform.python_version(), ftcluster=ftcluster.__version__, **found)
+
+
+def installed_version(name: str) -> str:
+    """Of a package, as its installer wrote it down; empty: it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 def read_inventory(probe: Probe) -> Inventory:
     """All of it; on a node of a Ray cluster also what its workers run."""
     family = our_processes()
     return Inventory(
-        socket.gethostname(), read_machine(), with_owners(probe.read(), {item.pid for item in family}), _running(family)
+        socket.gethostname(),
+        read_machine(),
+        with_owners(probe.read(), {item.pid for item in family}),
+        _running(family),
+        read_versions(),
     )
 
 

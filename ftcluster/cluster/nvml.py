@@ -6,8 +6,9 @@ that a card does not support is None, and a card that has fallen off its bus is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from typing import Any, Self
 
 from ftcluster.cluster.inventory import Gpu, GpuProcess, GpuReading, GpuSlice, Links, RemappedRows
@@ -26,11 +27,12 @@ class NvmlProbe:
     """Reads what is there now, in about 10 ms, 50 ms the first time.
 
     NVML tells of XID errors only while somebody listens. As a context manager this does: readings inside the block
-    carry the XIDs seen since its beginning.
+    carry the XIDs seen since its beginning. A card that is lost cannot tell its UUID any more, so the last one counts.
     """
 
     def __init__(self) -> None:
         self._listener: _Listener | None = None
+        self._uuids: dict[int, str] = {}
 
     def __enter__(self) -> Self:
         self._listener = _Listener()
@@ -49,61 +51,59 @@ class NvmlProbe:
         try:
             with _nvml(pynvml):
                 driver = str(pynvml.nvmlSystemGetDriverVersion())
-                gpus = [_read(pynvml, index, xids) for index in range(pynvml.nvmlDeviceGetCount())]
-                return GpuReading(tuple(gpus), driver)
+                gpus = tuple(_read(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
         except pynvml.NVMLError_LibraryNotFound:
             return GpuReading(problem="no NVIDIA driver on this machine")
         except pynvml.NVMLError as error:
             return GpuReading(problem=f"the NVIDIA driver does not answer: {error}")
+        self._uuids |= {gpu.index: gpu.uuid for gpu in gpus if gpu.uuid}
+        return GpuReading(tuple(self._completed(gpu, xids) for gpu in gpus), driver)
+
+    def _completed(self, gpu: Gpu, xids: Mapping[str, tuple[int, ...]]) -> Gpu:
+        uuid = self._uuids.get(gpu.index, "")
+        return replace(gpu, uuid=uuid, xids=xids.get(uuid, ()))
 
 
 class _Listener:
-    """Collects XID errors by UUID; hears nothing where there is no driver."""
+    """Collects XID errors by UUID; hears nothing where there is no driver, or one without events, such as WSL's."""
 
     def __init__(self) -> None:
         import pynvml
 
         self._nvml = pynvml
-        self._set: Any = None
+        # One for each card: an event names its card by a handle, and a card that is lost does not tell whose that is.
+        self._sets: dict[str, Any] = {}
         self._heard: dict[str, tuple[int, ...]] = {}
-        try:
+        self._ending = ExitStack()
+        with suppress(pynvml.NVMLError):
             pynvml.nvmlInit()
-        except pynvml.NVMLError:
-            return
-        try:
-            self._set = pynvml.nvmlEventSetCreate()
+            self._ending.callback(pynvml.nvmlShutdown)
             for index in range(pynvml.nvmlDeviceGetCount()):
                 self._listen(index)
-        except pynvml.NVMLError:  # such as under Windows' WSL, which has no events
-            self.close()
 
     def _listen(self, index: int) -> None:
         nvml = self._nvml
-        try:
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            if nvml.nvmlDeviceGetSupportedEventTypes(handle) & nvml.nvmlEventTypeXidCriticalError:
-                nvml.nvmlDeviceRegisterEvents(handle, nvml.nvmlEventTypeXidCriticalError, self._set)
-        except nvml.NVMLError:  # one card that is lost must not make us deaf to the others
-            return
+        with suppress(nvml.NVMLError):  # one card that is lost must not make us deaf to the others
+            card = nvml.nvmlDeviceGetHandleByIndex(index)
+            uuid = str(nvml.nvmlDeviceGetUUID(card))
+            events = nvml.nvmlEventSetCreate()
+            self._ending.callback(nvml.nvmlEventSetFree, events)
+            nvml.nvmlDeviceRegisterEvents(card, nvml.nvmlEventTypeXidCriticalError, events)
+            self._sets[uuid] = events
 
     def heard(self) -> dict[str, tuple[int, ...]]:
         """Everything so far; does not wait."""
-        nvml = self._nvml
-        while self._set is not None:
-            try:
-                event = nvml.nvmlEventSetWait_v2(self._set, 0)
-                uuid = str(nvml.nvmlDeviceGetUUID(event.device))
-            except nvml.NVMLError:  # a timeout: nothing more has happened
-                break
-            self._heard[uuid] = (*self._heard.get(uuid, ()), int(event.eventData))
+        for uuid, events in self._sets.items():
+            with suppress(self._nvml.NVMLError):  # a timeout: nothing more has happened
+                while True:
+                    event = self._nvml.nvmlEventSetWait_v2(events, 0)
+                    self._heard[uuid] = (*self._heard.get(uuid, ()), int(event.eventData))
         return dict(self._heard)
 
     def close(self) -> None:
         """Stop listening."""
-        if self._set is not None:
-            self._nvml.nvmlEventSetFree(self._set)
-            self._nvml.nvmlShutdown()
-        self._set = None
+        with suppress(self._nvml.NVMLError):
+            self._ending.close()
 
 
 class _Card:
@@ -137,7 +137,7 @@ def _nvml(pynvml: Any) -> Iterator[None]:
         pynvml.nvmlShutdown()
 
 
-def _read(nvml: Any, index: int, xids: dict[str, tuple[int, ...]]) -> Gpu:
+def _read(nvml: Any, index: int) -> Gpu:
     try:
         card = _Card(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
     except nvml.NVMLError as error:
@@ -145,12 +145,11 @@ def _read(nvml: Any, index: int, xids: dict[str, tuple[int, ...]]) -> Gpu:
     memory = card.ask(nvml.nvmlDeviceGetMemoryInfo)
     rates = card.ask(nvml.nvmlDeviceGetUtilizationRates)  # none on a card that is cut into MIG devices
     capability = card.ask(nvml.nvmlDeviceGetCudaComputeCapability)
-    uuid = str(card.ask(nvml.nvmlDeviceGetUUID) or "")
     modes = card.ask(nvml.nvmlDeviceGetMigMode)
     mig = modes and modes[0] == nvml.NVML_DEVICE_MIG_ENABLE
     return Gpu(
         index=index,
-        uuid=uuid,
+        uuid=str(card.ask(nvml.nvmlDeviceGetUUID) or ""),
         name=str(card.ask(nvml.nvmlDeviceGetName) or ""),
         memory_total=memory and int(memory.total),
         memory_used=memory and int(memory.used),
@@ -165,7 +164,6 @@ def _read(nvml: Any, index: int, xids: dict[str, tuple[int, ...]]) -> Gpu:
             nvml.nvmlDeviceGetTotalEccErrors, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
         ),
         remapped_rows=_remapped(card),
-        xids=xids.get(uuid, ()),
         recovery_action=card.field(nvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION),
         links=_links(card),
         mig=mig,

@@ -29,6 +29,7 @@ from ftcluster.sweep.specification import read_space
 from ftcluster.sweep.survivors import reaching
 from ftcluster.training.bench import check_targets, prepare_data
 from ftcluster.training.session import Plan, plan
+from ftcluster.training.sharding import check_layout
 from ftcluster.units import Duration
 
 MOST_RUNGS = 1000
@@ -100,6 +101,7 @@ class SweepPlan:
         config = override(replace(self.base, name=self.trial_name(number)), words)
         config = override(config, self.fitted.words(config))
         check(config)
+        check_layout(config)
         return config
 
     def content(self, config: RunConfig) -> dict[str, Any]:
@@ -128,11 +130,13 @@ def make_plan(
     """Read the space, prepare the data, and count. ``earlier``: what is known of sweeps before it; None: look.
 
     Raises:
-        ConfigError: the space cannot be read, has keys or values that are none, or trials end before they are judged.
+        ConfigError: the space cannot be read, has keys or values that are none, or trials end before they are judged;
+            or DeepSpeed cannot do what the base says.
         DataError: the data cannot be used.
         ModelError: the model cannot be used, or lacks an adapter target of the space.
         UsageError: a sweep to learn from is not there, or its values mean something else.
     """
+    check_layout(base)
     space = read_space(spec, base)
     _check_targets(space, base)
     data = prepare_data(base, progress)

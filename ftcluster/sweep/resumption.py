@@ -22,7 +22,8 @@ from ftcluster.sweep.control import check_resumable, driven, specification
 from ftcluster.sweep.specification import read_space
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.records import owner_check
-from ftcluster.training.resumption import check_layout, note_changes
+from ftcluster.training.resumption import note_changes
+from ftcluster.training.sharding import check_layout
 
 
 def go_on_with(

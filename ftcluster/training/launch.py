@@ -32,8 +32,9 @@ from ftcluster.training.bench import data_lineage, prepare_data
 from ftcluster.training.foretelling import foretell, refuse
 from ftcluster.training.loop import Progress
 from ftcluster.training.records import owner_check, remember_ids, store_uri, to_project
-from ftcluster.training.resumption import check_layout, note_changes
+from ftcluster.training.resumption import note_changes
 from ftcluster.training.session import Plan, plan
+from ftcluster.training.sharding import check_layout
 from ftcluster.training.signals import stop_signals
 from ftcluster.training.worker import Job, Outcome
 

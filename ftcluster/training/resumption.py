@@ -1,4 +1,4 @@
-"""A run that goes on in another way: whether its ranks could, and what its records tell of it."""
+"""A run that goes on in another way: what its records tell of it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,10 @@ from pathlib import Path
 
 from ftcluster.config.identity import identity
 from ftcluster.config.schema import RunConfig
-from ftcluster.config.sharding import shards
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.engine import checkpoint
-from ftcluster.engine.precision import precision_of
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.memory_record import change_memory
-from ftcluster.training.sharding import deepspeed_of
-
-
-def check_layout(config: RunConfig) -> None:
-    """Refuse what DeepSpeed cannot do on any device; a file of the user's own is read where the run's devices are.
-
-    Raises:
-        ConfigError: every combination that it cannot do.
-    """
-    if shards(config) and not config.engine.deepspeed_json:
-        deepspeed_of(config, precision_of("fp32", full=config.adapter.kind == "none"))
 
 
 def note_changes(folder: Path, after: RunConfig, changed: Mapping[str, str], tell: Callable[[str], None]) -> None:

@@ -19,13 +19,15 @@ from torch.distributed import is_initialized
 
 from ftcluster.config.environment import set_for_libraries
 from ftcluster.config.schema import RunConfig
-from ftcluster.config.sharding import shares_sharded
-from ftcluster.engine.precision import Precision, choose_device, choose_precision
+from ftcluster.config.sharding import shards, shares_sharded
+from ftcluster.engine.precision import Precision, choose_device, choose_precision, precision_of
 from ftcluster.engine.sharded.engine import ShardedEngine, ShardedPackEngine
 from ftcluster.engine.sharded.ranks import RankLost, Ranks, Seat, rank_environment
 from ftcluster.engine.sharded.settings import ShardedSettings, deepspeed_config, read_own
-from ftcluster.errors import FtclusterError
+from ftcluster.errors import ConfigError, FtclusterError
 from ftcluster.models.base import quieten_deepspeed
+
+_BY_DEVICE = ("bf16", "fp32")  # precisions that engine.precision=auto chooses from
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,28 @@ def deepspeed_of(config: RunConfig, precision: Precision | None = None) -> dict[
     # Adapters are clipped by the engine itself, so trials with other limits find their base loaded.
     clip = config.optim.clip if full else 0.0
     return deepspeed_config(settings, precision, clip=clip, ranks=config.cluster.ranks, own=own)
+
+
+def check_layout(config: RunConfig) -> None:
+    """Refuse what DeepSpeed cannot do on any device, and a file of the user's own that contradicts the config.
+
+    Raises:
+        ConfigError: every such combination and contradiction; those of the precision only where no device's would do.
+    """
+    if not shards(config):
+        return
+    full, wanted = config.adapter.kind == "none", config.engine.precision
+    refusals: list[ConfigError] = []
+    for name in _BY_DEVICE if wanted == "auto" else [wanted]:
+        try:
+            deepspeed_of(config, precision_of(name, full=full))
+        except ConfigError as error:
+            refusals.append(error)
+        else:
+            return
+    first, *others = refusals
+    always = [problem for problem in first.problems if all(problem in other.problems for other in others)]
+    raise ConfigError(always or first.problems, where=first.where, remedy=first.remedy)
 
 
 class Group:

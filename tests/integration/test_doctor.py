@@ -17,7 +17,8 @@ import pytest
 
 pytestmark = pytest.mark.whole
 
-# Its own process: Ray keeps settings for the life of one, and other tests need others. The second node has no GPU.
+# Its own process: Ray keeps settings for the life of one, and other tests need others. The second node has no GPU, and
+# another PEFT by what an installer wrote.
 CLUSTER = """
 import sys
 import ray
@@ -25,7 +26,7 @@ from ray.cluster_utils import Cluster
 
 head = {"num_cpus": 2, "num_gpus": 2, "include_dashboard": False, "env_vars": {"FTCLUSTER_GPU_PROBE": sys.argv[1]}}
 cluster = Cluster(initialize_head=True, head_node_args=head)
-second = cluster.add_node(num_cpus=1)
+second = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": sys.argv[2]})
 ray.init(address=cluster.address, log_to_driver=False)
 
 @ray.remote(num_cpus=1, num_gpus=1)
@@ -59,7 +60,10 @@ class TwoNodes:
 def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
     script = tmp_path_factory.mktemp("probe") / "gpus.yaml"
     script.write_text(SCRIPT)
-    words = [sys.executable, "-c", CLUSTER, str(script)]
+    installed = script.parent / "peft-0.1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: peft\nVersion: 0.1")
+    words = [sys.executable, "-c", CLUSTER, str(script), str(script.parent)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -90,6 +94,7 @@ def test_status_lists_nodes_gpus_and_what_runs(two_nodes: TwoNodes) -> None:
     assert busy["inventory"]["running"] == ["Trainer"]
     assert [card["state"] for card in busy["inventory"]["gpus"]["gpus"]] == ["ok", "unusable"]
     assert plain["inventory"]["gpus"]["gpus"] == []
+    assert plain["inventory"]["versions"] == {**busy["inventory"]["versions"], "peft": "0.1"}
     assert plain["inventory"]["running"] == []
 
 
@@ -101,6 +106,9 @@ def test_the_doctor_looks_at_every_node_and_leaves_nothing_behind(two_nodes: Two
     assert "XID 79" in failed[0]["detail"]
     found = {line["name"]: line for line in lines}
     assert [line["name"] for line in lines].count("node") == 2
+    assert found["versions"]["state"] == "warn"
+    assert "peft 0.1 (here " in found["versions"]["detail"]
+    assert found["versions"]["detail"].count("(here ") == 1
     assert found["clocks"]["state"] == found["shared home"]["state"] == "ok"
     assert f"{tmp_path} is read and written by all 2 nodes" in found["shared home"]["detail"]
     measured = [line["detail"] for line in lines if line["name"] == "all-reduce"]

@@ -13,7 +13,7 @@ from ftcluster.cli.diagnosis import hardware, network, nodes, software, storage
 from ftcluster.cli.diagnosis.facts import Facts, Place
 from ftcluster.cli.diagnosis.finding import Finding
 from ftcluster.cli.diagnosis.network import port_is_free
-from ftcluster.cluster.machine import read_machine
+from ftcluster.cluster.machine import read_machine, read_versions
 from ftcluster.errors import FtclusterError
 
 __all__ = ["CHECKS", "Facts", "Finding", "Place", "diagnose", "port_is_free"]
@@ -82,8 +82,9 @@ CHECKS = (
     Check("MLflow", lambda facts: [storage.mlflow_store(facts.place.tracking_uri)]),
     Check("ports", _ports),
     Check("Ray", _ray),
-    Check("DeepSpeed", lambda facts: software.deepspeed(start=not facts.place.quick)),
+    Check("DeepSpeed", lambda facts: software.deepspeed(facts.build, start=not facts.place.quick)),
     Check("nodes", lambda facts: nodes.nodes_answer(facts.nodes)),
+    Check("versions", lambda facts: nodes.versions_agree(read_versions(), facts.nodes)),
     Check("clocks", _clocks),
     Check("shared home", _shared_home),
     Check("all-reduce", _all_reduce),

@@ -1,9 +1,11 @@
-"""Checks over all nodes of a cluster: who answers, clocks, a home that all of them see, the wire between them."""
+"""Checks over all nodes of a cluster: who answers, versions, clocks, a home that all see, the wire between them."""
 
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,7 @@ from ftcluster.cli.diagnosis.finding import Finding
 from ftcluster.cli.diagnosis.hardware import gpu_health
 from ftcluster.cli.diagnosis.network import ALL_REDUCE_SECONDS, all_reduce_finding
 from ftcluster.cluster.health import idle_gpus, judge
-from ftcluster.cluster.inventory import Node
+from ftcluster.cluster.inventory import Node, Versions
 from ftcluster.cluster.machine import existing_parent
 from ftcluster.units import format_bytes
 
@@ -39,6 +41,31 @@ def nodes_answer(nodes: Sequence[Node]) -> Iterator[Finding]:
         if node.gpus != len(judged):
             detail = f"{node.name}: Ray counts {node.gpus:g} GPUs, the driver {len(judged)}"
             yield Finding("node", "warn", detail, "see CUDA_VISIBLE_DEVICES and --num-gpus where ray start was called")
+
+
+def versions_agree(here: Versions, nodes: Sequence[Node]) -> Iterator[Finding]:
+    """Whether the nodes that answer have what this machine has: ranks talk to each other, and trials move."""
+    ours, apart = asdict(here), defaultdict[tuple[str, ...], list[str]](list)
+    for node in nodes:
+        if node.inventory:
+            apart[_apart(ours, asdict(node.inventory.versions))].append(node.name)
+    alike = apart.pop((), ())
+    if apart:
+        detail = "; ".join(f"{', '.join(names)}: {', '.join(strange)}" for strange, names in apart.items())
+        remedy = "install the same on all nodes and here; pip freeze, there and here, shows all that differs"
+        yield Finding("versions", "warn", detail, remedy)
+    elif alike:
+        shown = ", ".join(f"{name} {version}" for name, version in ours.items() if version)
+        yield Finding("versions", "ok", f"all {len(alike)} nodes have those of this machine: {shown}")
+
+
+def _apart(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[str, ...]:
+    """What another node has otherwise, in words."""
+    return tuple(
+        f"{name} {theirs[name] or 'missing'} (here {ours[name] or 'missing'})"
+        for name in ours
+        if theirs[name] != ours[name]
+    )
 
 
 def clocks_agree(clocks: Mapping[str, Clock], names: Mapping[str, str]) -> Finding:

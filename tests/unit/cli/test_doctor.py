@@ -6,25 +6,31 @@ import json
 import os
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from made_up_driver import MadeUpDriver
 
 from ftcluster.cli import main
 from ftcluster.cli.diagnosis import CHECKS, Finding, Place, diagnose
 from ftcluster.cli.diagnosis.hardware import gpus
 from ftcluster.cli.diagnosis.network import all_reduce_finding, free_head_ports, free_port, ray_cluster
-from ftcluster.cli.diagnosis.nodes import clocks_agree, nodes_answer, shared_finding
+from ftcluster.cli.diagnosis.nodes import clocks_agree, nodes_answer, shared_finding, versions_agree
 from ftcluster.cli.diagnosis.software import deepspeed, packages, torch_matches
 from ftcluster.cli.diagnosis.storage import home_folder, mlflow_store
 from ftcluster.cluster.all_reduce import Result
-from ftcluster.cluster.inventory import Gpu, GpuProcess, GpuReading, Inventory, Machine, Node, TorchBuild
+from ftcluster.cluster.inventory import Gpu, GpuProcess, GpuReading, Inventory, Machine, Node, TorchBuild, Versions
 from ftcluster.cluster.witnesses import Answer, Clock
 
 GPU = Gpu(0, "GPU-1", "H200", 2**37, 0, compute_capability=(9, 0))
+CPU_BUILD = TorchBuild("2.13.0+cpu", "", 0, ())
+NOTHING = Versions()
 
 
 @pytest.fixture
@@ -101,6 +107,22 @@ def test_gpus_of_a_script_stand_for_the_machines_own(
     findings = {line["name"]: line for line in json.loads(capsys.readouterr().out)}
     assert (findings["GPU 0"]["state"], findings["GPU 1"]["state"]) == ("ok", "fail")
     assert "XID 79: the GPU has fallen off the bus" in findings["GPU 1"]["detail"]
+
+
+@pytest.mark.slow
+def test_what_a_driver_says_of_its_gpus_reaches_the_report(tmp_path: Path) -> None:
+    driver = MadeUpDriver(tmp_path)
+    taken = {"ComputeRunningProcesses": f"{os.getpid()} 9000000000"}
+    driver.says({}, {"TotalEccErrors.1.0": 2, "Field.230": 1}, taken)
+    words = ["doctor", "--quick", "--json", "--home", str(tmp_path / "home")]
+    command = [sys.executable, "-m", "ftcluster", *words]
+    done = subprocess.run(command, env=driver.variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    findings = {line["name"]: line for line in json.loads(done.stdout)}
+    assert [findings[f"GPU {index}"]["state"] for index in range(3)] == ["ok", "fail", "warn"]
+    assert "not used: it has failed; 2 memory errors" in findings["GPU 1"]["detail"]
+    assert findings["GPU 1"]["remedy"] == "the driver asks to: reset this GPU"
+    assert f"(pid {os.getpid()}, 8.4 GiB)" in findings["GPU 2"]["detail"]
 
 
 def test_a_check_that_cannot_be_made_is_a_failure_and_the_others_go_on(
@@ -225,21 +247,55 @@ def test_taken_ports_of_a_head_are_named_with_the_words_that_change_them(listene
 def test_deepspeed_is_optional_and_one_that_cannot_be_imported_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (absent,) = deepspeed(start=True, module="no_such_package")
+    (absent,) = deepspeed(CPU_BUILD, start=True, module="no_such_package")
     assert (absent.state, "not installed" in absent.detail) == ("ok", True)
-    info = tmp_path / "broken_speed-7.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken_speed\nVersion: 7")
+    install(tmp_path, "broken_speed", "7")
     monkeypatch.syspath_prepend(str(tmp_path))
-    (broken,) = deepspeed(start=True, module="broken_speed")
+    (broken,) = deepspeed(CPU_BUILD, start=True, module="broken_speed")
     assert broken.state == "warn"
     assert broken.detail == "7 cannot be imported: ModuleNotFoundError: No module named 'broken_speed'"
-    assert next(deepspeed(start=False, module="broken_speed")) == Finding("DeepSpeed", "ok", "7")
+    assert next(deepspeed(CPU_BUILD, start=False, module="broken_speed")) == Finding("DeepSpeed", "ok", "7")
+
+
+@pytest.mark.parametrize(
+    ("build", "ready", "problem"),
+    [
+        (TorchBuild("2.13.1+cu128", "12.8", 1, ()), True, ""),
+        (TorchBuild("2.14.0+cu128", "12.8", 1, ()), True, "here is torch 2.14.0+cu128 and CUDA 12.8"),
+        (TorchBuild("2.13.0+cu130", "13.0", 1, ()), True, "here is torch 2.13.0+cu130 and CUDA 13.0"),
+        (TorchBuild("2.14.0", "13.0", 1, ()), False, ""),  # compiles everything when it is used
+        (TorchBuild("2.13.0+cpu", "", 0, ()), True, ""),
+    ],
+)
+def test_operations_of_deepspeed_that_were_compiled_for_another_torch_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: TorchBuild, ready: bool, problem: str
+) -> None:
+    install(tmp_path, "made_speed", "8")
+    (tmp_path / "made_speed").mkdir()
+    (tmp_path / "made_speed" / "git_version_info_installed.py").write_text(
+        f"installed_ops = {{'cpu_adam': {ready}, 'async_io': False}}\n"
+        "torch_info = {'version': '2.13', 'cuda_version': '12.8', 'nccl_version': '2.27'}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    finding = next(deepspeed(build, start=False, module="made_speed"))
+    if problem:
+        assert finding.state == "warn"
+        assert finding.detail == f"8, cpu_adam compiled for torch 2.13 and CUDA 12.8; {problem}"
+        assert finding.remedy.endswith("--no-build-isolation made_speed==8")
+    else:
+        assert finding == Finding("DeepSpeed", "ok", "8")
+
+
+def install(folder: Path, name: str, version: str) -> None:
+    """What an installer leaves behind."""
+    info = folder / f"{name}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}")
 
 
 def test_tools_that_compile_operations_are_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    _, tools = deepspeed(start=False, module="pytest")
+    _, tools = deepspeed(CPU_BUILD, start=False, module="pytest")
     assert (tools.state, tools.detail) == ("warn", "g++ and ninja not found on PATH")
 
 
@@ -251,8 +307,8 @@ def test_an_all_reduce_tells_its_bandwidth_or_what_to_do() -> None:
     assert "GLOO_SOCKET_IFNAME" in bad.remedy
 
 
-def node(name: str, *cards: Gpu, gpus: float = 0.0) -> Node:
-    found = Inventory(name, Machine(8, 2**34, 2**33), GpuReading(cards, "570"))
+def node(name: str, *cards: Gpu, gpus: float = 0.0, versions: Versions = NOTHING) -> Node:
+    found = Inventory(name, Machine(8, 2**34, 2**33), GpuReading(cards, "570"), versions=versions)
     return Node(name, "10.0.0.1", cpus=8.0, gpus=gpus, inventory=found)
 
 
@@ -268,6 +324,29 @@ def test_a_node_that_does_not_answer_and_one_ray_counts_wrongly_are_told() -> No
     fail, _, warn = nodes_answer([silent, node("a", GPU, gpus=4.0)])
     assert (fail.state, fail.detail) == ("fail", "10.0.0.3 (c): it did not answer within 30 seconds")
     assert (warn.state, warn.detail) == ("warn", "a (a): Ray counts 4 GPUs, the driver 1")
+
+
+def test_nodes_with_other_versions_are_named_with_what_they_have() -> None:
+    here = Versions(python="3.11.7", torch="2.13.0", ray="2.60.0")
+    old, bare = replace(here, torch="2.11.0"), replace(here, torch="", deepspeed="0.19.8")
+    nodes = [node("a", versions=here), node("b", versions=old), node("c", versions=bare), node("d", versions=old)]
+    silent = Node("e", "10.0.0.3", problem="it did not answer within 30 seconds")
+    (finding,) = versions_agree(here, [*nodes, silent])
+    assert (finding.name, finding.state) == ("versions", "warn")
+    assert finding.detail == (
+        "b (b), d (d): torch 2.11.0 (here 2.13.0); c (c): torch missing (here 2.13.0), deepspeed 0.19.8 (here missing)"
+    )
+    assert finding.remedy.startswith("install the same on all nodes and here")
+
+
+def test_nodes_with_the_same_versions_are_one_good_line_and_no_node_is_none() -> None:
+    here = Versions(python="3.11.7", torch="2.13.0")
+    (finding,) = versions_agree(here, [node("a", versions=here), node("b", versions=here)])
+    assert (finding.state, finding.detail) == (
+        "ok",
+        "all 2 nodes have those of this machine: python 3.11.7, torch 2.13.0",
+    )
+    assert list(versions_agree(here, [])) == []
 
 
 @pytest.mark.parametrize(("ahead", "state", "part"), [(0.2, "ok", "ahead"), (-9.0, "warn", "9.000 s behind")])

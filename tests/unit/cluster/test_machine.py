@@ -11,10 +11,12 @@ from ftcluster.cluster.inventory import Gpu, GpuProcess, GpuReading
 from ftcluster.cluster.machine import (
     existing_parent,
     free_disk,
+    installed_version,
     our_processes,
     read_inventory,
     read_machine,
     read_torch_build,
+    read_versions,
     with_owners,
 )
 from ftcluster.cluster.nvml import NvmlProbe
@@ -39,6 +41,17 @@ def test_torch_tells_its_version_and_build() -> None:
     build = read_torch_build()
     assert build.version == torch.__version__
     assert (build.cuda == "") == (torch.version.cuda is None)
+
+
+def test_versions_are_those_that_a_program_here_would_import() -> None:
+    import torch
+
+    import ftcluster
+
+    found = read_versions()
+    assert (found.torch, found.ftcluster) == (torch.__version__, ftcluster.__version__)
+    assert found.python.startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
+    assert installed_version("no-such-package") == ""
 
 
 def test_a_child_is_ours_and_a_parent_is_not() -> None:

@@ -236,3 +236,13 @@ def test_a_notebook_has_to_say_whether_it_goes_on_with_the_same_sweep(world: Wor
         register(plan, ledger)
     with pytest.raises(UsageError, match=r"s is the same sweep and is waiting\n  -> resume=True goes on with it"):
         ftcluster.sweep(tmp_path / "s.yaml")
+
+
+def test_what_deepspeed_cannot_do_is_refused_in_the_base_and_in_a_point(world: World, tmp_path: Path) -> None:
+    sharded = world.words("engine=deepspeed", "cluster.ranks=2", f"home={tmp_path}")
+    spec = SweepConfig(name="s", space={"engine.stage": "choice(2, 3)"})
+    with pytest.raises(ConfigError, match=r"engine.offload_parameters needs engine.stage=3"):
+        make_plan(spec, compose([*sharded, "engine.stage=2", "engine.offload_parameters=cpu"]))
+    made = make_plan(spec, compose([*sharded, "engine.stage=3", "engine.offload_parameters=cpu"]))
+    with pytest.raises(ConfigError, match=r"engine.offload_parameters needs engine.stage=3"):
+        made.trial_config(0, ["engine.stage=2"])
