@@ -215,6 +215,28 @@ def test_a_trial_leaves_a_node_that_was_given_notice_and_no_failure_is_counted(
     assert_undisturbed(home, twin("one process"))
 
 
+@pytest.mark.thorough
+def test_both_ranks_of_a_trial_leave_a_node_that_was_given_notice(
+    world: World, nodes: LogicalNodes, twin: Twin, tmp_path: Path
+) -> None:
+    home, log = tmp_path / "home", tmp_path / "log"
+    going = nodes.add(2)
+    with running(nodes, log, *sweeping(world, "two ranks", home)) as process:
+        wait_for(lambda: bool(training(home)), process, log)
+        nodes.drain(going, 60)
+        spare = nodes.add(2)
+        wait_for(lambda: going in left(home), process, log)
+        text = finish(process, log)
+    nodes.dismiss(spare)
+    nodes.kill(going)
+    assert "goes on from its newest checkpoint" not in text
+    assert [(span.end, span.nodes) for span in timeline.read(home / NAME)] == [
+        ("stopped", (going, going)),
+        ("reported", (spare, spare)),
+    ]
+    assert_undisturbed(home, twin("two ranks"))
+
+
 def left(home: Path) -> set[str]:
     """Nodes that a trial was stopped on."""
     return {node for span in timeline.read(home / NAME) if span.end == "stopped" for node in span.nodes}
@@ -245,6 +267,42 @@ def test_a_second_sweep_gets_its_share_of_a_full_cluster_and_the_first_goes_on_a
     assert_told_once(second, NAME)
     assert_undisturbed(first, twin("one process"))
     assert not hosts_of(first)
+
+
+@pytest.mark.thorough
+def test_two_sweeps_whose_trials_want_the_same_last_places_both_end(
+    world: World, nodes: LogicalNodes, twin: Twin, tmp_path: Path
+) -> None:
+    """Three places, two ranks each: whoever held one and waited for another would wait for ever."""
+    homes = [tmp_path / "first", tmp_path / "second"]
+    node = nodes.add(3)
+    logs = [home.with_suffix(".log") for home in homes]
+    with (
+        running(nodes, logs[0], *sweeping(world, "two ranks", homes[0])) as first,
+        running(nodes, logs[1], *sweeping(world, "two ranks", homes[1])) as second,
+    ):
+        finish(first, logs[0])
+        finish(second, logs[1])
+    nodes.dismiss(node)
+    for home in homes:
+        assert_undisturbed(home, twin("two ranks"))
+
+
+@pytest.mark.thorough
+def test_a_killed_driver_leaves_nothing_reserved_and_the_sweep_goes_on_on_the_same_nodes(
+    world: World, nodes: LogicalNodes, twin: Twin, tmp_path: Path
+) -> None:
+    home, log = tmp_path / "home", tmp_path / "log"
+    node = nodes.add(2)
+    with running(nodes, log, *sweeping(world, "two ranks", home)) as process:
+        wait_for(lambda: bool(saved(home)), process, log)
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
+    with running(nodes, log, "sweep", "resume", NAME, "--home", str(home)) as process:
+        finish(process, log)
+    nodes.dismiss(node)
+    assert_undisturbed(home, twin("two ranks"))
+    assert not hosts_of(home)
 
 
 @pytest.mark.thorough
