@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ftcluster.config.environment import child_environment
-from ftcluster.engine.sharded.ranks import Seat
-from ftcluster.training.sharding import free_port, serve
+from ftcluster.engine.sharded.ranks import Seat, rank_zero
+from ftcluster.training.sharding import serve
 
 _GRACE = 30.0  # seconds for ranks to leave once rank 0 has
 _DUMPING = 1.0  # seconds to write stacks
@@ -82,7 +82,7 @@ class Company:
 def companions(ranks: int, device: str, threads: int, logs: Path) -> Iterator[Company]:
     """Start ranks 1 and up; they and rank 0 end with the block."""
     logs.mkdir(parents=True, exist_ok=True)
-    seat = Seat("127.0.0.1", free_port(), 0, ranks)
+    seat = rank_zero("127.0.0.1", ranks)
     company = Company(seat, logs, threads)
     try:
         for rank in range(1, ranks):

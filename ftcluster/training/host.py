@@ -12,19 +12,19 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from ftcluster.engine.precision import choose_device
-from ftcluster.engine.sharded.ranks import RankLost, Seat
+from ftcluster.engine.sharded.ranks import RankLost, Seat, rank_zero
 from ftcluster.engine.sharded.watch import stacks_file, write_stacks
 from ftcluster.errors import TrialError
 from ftcluster.training.admission import BUDGET_CPU, BUDGET_CUDA, Admission
 from ftcluster.training.loop import Progress
 from ftcluster.training.pack import Pack
-from ftcluster.training.sharding import free_port, serve
+from ftcluster.training.sharding import serve
 from ftcluster.training.worker import Job, Outcome, Worker
 
 
@@ -68,7 +68,7 @@ class HostWorker:
 
     def meet(self, address: str, ranks: int) -> Seat:
         """Lead a group of ranks, at this machine's ``address``; returns rank 0's seat."""
-        seat = Seat(address, free_port(), 0, ranks)
+        seat = rank_zero(address, ranks)
         self._worker.lead(seat)
         return seat
 
@@ -76,7 +76,7 @@ class HostWorker:
         """Take part in what rank 0 trains, until it closes the group; for as long as this takes."""
         torch.set_num_threads(max(1, self._threads))
         self._rank = rank
-        serve(replace(meeting, rank=rank), choose_device("auto" if self._gpus else "cpu").type)
+        serve(meeting.of(rank), choose_device("auto" if self._gpus else "cpu").type)
 
     def run(self, job: Job) -> Outcome:
         """Train a stretch beside whatever else is here, and wait for its end."""

@@ -9,6 +9,7 @@ So a rank 0 that hangs, or that a library ends, is a loss like that of any other
 from __future__ import annotations
 
 import math
+import os
 import socket
 import sys
 import threading
@@ -40,8 +41,10 @@ class Leader:
         """Start it. ``hang_after``: seconds without a sign of life, 0 for no limit."""
         self._company, self._hang_after = company, hang_after
         ours, its = socket.socketpair()
+        listening = company.seat.listening
         with its:
-            company.start(0, __name__, [str(its.fileno())], [its.fileno()])
+            company.start(0, __name__, [str(its.fileno())], [its.fileno(), listening])
+        os.close(listening)
         self._pipe = Connection(ours.detach())
         self._say((job, company.seat, company.threads))
 

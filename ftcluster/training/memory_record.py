@@ -14,6 +14,7 @@ from pathlib import Path
 from ftcluster.contracts.folder import RunFolder, write_atomically
 
 _NEWEST = 100  # runs that calibrate
+_MOST = 2.0  # a rehearsal is not that wrong: something else was measured with it, such as long answers
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def change_memory(folder: Path, **changes: str | int) -> MemoryRecord:
 
 @dataclass(frozen=True)
 class Calibration:
-    """By how much runs exceeded what was foretold of them: the median of measured over predicted."""
+    """By how much runs exceeded what was foretold of them: the median of measured over predicted, doubled at most."""
 
     runs: int = 0
     factor: float = 1.0
@@ -75,7 +76,7 @@ def calibration(home: Path, kind: Kind) -> Calibration:
         for record in _records(home)
         if record.kind == kind and record.predicted and record.measured
     ]
-    return Calibration(len(ratios), statistics.median(ratios)) if ratios else Calibration()
+    return Calibration(len(ratios), min(_MOST, statistics.median(ratios))) if ratios else Calibration()
 
 
 def calibrated(known: Calibration) -> str:
@@ -85,5 +86,13 @@ def calibrated(known: Calibration) -> str:
 
 def _records(home: Path) -> Iterator[MemoryRecord]:
     files = [file for pattern in ("*", "*/*") for file in home.glob(f"{pattern}/{RunFolder(home).memory.name}")]
-    newest = sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)[:_NEWEST]
+    newest = sorted(files, key=_written, reverse=True)[:_NEWEST]
     return (read_memory(file.parent) for file in newest)
+
+
+def _written(file: Path) -> float:
+    """When; long ago where it was removed meanwhile."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0

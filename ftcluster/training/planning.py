@@ -156,9 +156,8 @@ def plan_memory(config: RunConfig, gpus: Gpus, stage: int | None = None, offload
         ModelError: the model cannot be used, or lacks an adapter target.
         UsageError: stage and offload rule each other out.
     """
-    training = training_of(config)
-    known = calibration(resolve_home(config), kind_of(config))
-    training = replace(training, calibration=known.factor)
+    known = _calibration(config, gpus)
+    training = replace(training_of(config), calibration=known.factor)
     wishes = wishes_of(config, gpus.count, stage, offload)
     _check(training, gpus.count, wishes)
     chosen = choose(training, gpus.memory, gpus.count, wishes) if gpus.memory else None
@@ -179,6 +178,12 @@ def plan_memory(config: RunConfig, gpus: Gpus, stage: int | None = None, offload
         trials_beside=_beside(config, training, gpus, shown),
         calibration=known,
     )
+
+
+def _calibration(config: RunConfig, gpus: Gpus) -> Calibration:
+    """By runs that were like a training on so many GPUs."""
+    spread = replace(config, cluster=replace(config.cluster, ranks=gpus.count))
+    return calibration(resolve_home(config), kind_of(spread))
 
 
 def kind_of(config: RunConfig) -> Kind:
@@ -323,7 +328,7 @@ def _alternatives(config: RunConfig, training: Training, gpus: Gpus, wishes: Wis
         return found
     smaller = replace(config, adapter=replace(config.adapter, kind="lora"))
     wanted = Wishes(wishes.rows, checkpointing=wishes.checkpointing)
-    adapted = replace(training_of(smaller), calibration=training.calibration)
+    adapted = replace(training_of(smaller), calibration=_calibration(smaller, gpus).factor)
     if made := choose(adapted, gpus.memory, gpus.count, wanted):
         found.append(f"adapter=lora: {made.words}")
     return found

@@ -144,6 +144,7 @@ class Session:
         except BaseException:
             self._engine.close(self._slot)  # a host goes on with other trials
             raise
+        self._began = self.progress.step
         self._loader = loader_of(config, self._data, self._slot)
         self._parts = Parts(
             engine=self._engine,
@@ -206,9 +207,13 @@ class Session:
 
     @property
     def peak(self) -> int:
-        """The most bytes since it was opened; 0 where that cannot be told, or other trials had a part in it."""
+        """The most bytes since it was opened; 0 where that cannot be told, or other trials had a part in it.
+
+        Nor is it told of steps without a micro-batch as large as that which memory is foretold for.
+        """
         alone = self._watch is not None and self._bench.trials == self._slot
-        return self._watch() if self._watch and alone else 0
+        measured = self._watch() if self._watch and alone else 0
+        return measured if measured and self._loader.has_largest(self._began, self.progress.step) else 0
 
     def _try_out(self, goal: int) -> None:
         """Find out before the first step whether the largest micro-batch fits.

@@ -7,7 +7,6 @@ others   serve(seat): build a replica of what rank 0 names, follow it until it n
 from __future__ import annotations
 
 import json
-import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from ftcluster.config.schema import RunConfig
 from ftcluster.config.sharding import shards, shares_sharded
 from ftcluster.engine.precision import Precision, choose_device, choose_precision, precision_of
 from ftcluster.engine.sharded.engine import ShardedEngine, ShardedPackEngine
-from ftcluster.engine.sharded.ranks import RankLost, Ranks, Seat, rank_environment
+from ftcluster.engine.sharded.ranks import RankLost, Ranks, Seat, rank_environment, rank_zero
 from ftcluster.engine.sharded.settings import ShardedSettings, deepspeed_config, read_own
 from ftcluster.errors import ConfigError, FtclusterError
 from ftcluster.models.base import quieten_deepspeed
@@ -127,7 +126,7 @@ class Group:
             RankLost: some rank did not come, or is gone.
         """
         if self._ranks is None:
-            seat = self._seat or Seat("127.0.0.1", free_port(), 0, 1)
+            seat = self._seat or rank_zero("127.0.0.1", 1)
             device = device_of(sharding.device, seat)
             set_for_libraries(rank_environment(device))
             self._ranks = Ranks(seat, device)
@@ -217,10 +216,3 @@ def device_of(kind: str, seat: Seat) -> torch.device:
     if kind != "cuda":
         return torch.device(kind)
     return torch.device("cuda", 0 if torch.cuda.device_count() == 1 else seat.rank)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

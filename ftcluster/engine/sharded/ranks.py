@@ -18,12 +18,13 @@ written down the stacks of all that run. With NCCL torch itself ends a process w
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 import time
 from collections import deque
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -60,12 +61,39 @@ class RankLost(TrialError):
 
 @dataclass(frozen=True)
 class Seat:
-    """A process's place in a group, and where the group meets: an address of rank 0's machine."""
+    """A process's place in a group, and where the group meets: an address of rank 0's machine.
+
+    ``listening`` is the descriptor of a socket there, in rank 0's process alone; -1: torch opens one.
+    """
 
     host: str
     port: int
     rank: int
     size: int
+    listening: int = -1
+
+    def of(self, rank: int) -> Seat:
+        """Another rank's."""
+        return replace(self, rank=rank, listening=-1)
+
+
+def rank_zero(host: str, size: int) -> Seat:
+    """Rank 0's seat, at a port that is its own from now on, and at this address of its machine alone.
+
+    Torch by itself would listen on all addresses, at a port that was free a moment ago.
+
+    Raises:
+        OSError: it cannot listen there.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, 0), family=family)
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        listener = socket.create_server(("", 0), family=family)  # others know the machine by an address it has not
+    port = listener.getsockname()[1]
+    return Seat(host, port, 0, size, listener.detach())
 
 
 def rank_environment(device: torch.device) -> dict[str, str]:
@@ -92,7 +120,8 @@ class Ranks:
         self._watch = Watch(seat.rank)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         try:
-            store = TCPStore(seat.host, seat.port, seat.size, seat.rank == 0, timeout)
+            listening = seat.listening if seat.listening >= 0 else None
+            store = TCPStore(seat.host, seat.port, seat.size, self.leads, timeout, master_listen_fd=listening)
             dist.init_process_group(
                 backend,
                 store=PrefixStore("group", store),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from sharded_group import Group
 
-from ftcluster.engine.sharded.ranks import RankLost
+from ftcluster.engine.sharded.ranks import RankLost, Seat, rank_zero
 from ftcluster.errors import TrialError
 
 pytestmark = pytest.mark.slow
@@ -130,3 +131,17 @@ def test_with_rank_0_stopped_the_others_end_after_an_order_but_not_before_one(
         group.ask("freeze", 0, patience=0.0)
     assert _exit(group, 1) != 0
     assert "in total" in (tmp_path / "rank-1.stacks").read_text()
+
+
+def test_a_group_is_met_at_its_own_address_and_port_alone() -> None:
+    one, other = rank_zero("127.0.0.1", 2), rank_zero("127.0.0.1", 2)
+    with socket.socket(fileno=one.listening) as listener, socket.socket(fileno=other.listening):
+        assert listener.getsockname() == ("127.0.0.1", one.port)
+        assert one.port != other.port
+        assert one.of(1) == Seat("127.0.0.1", one.port, 1, 2)
+
+
+def test_a_machine_known_by_an_address_it_has_not_listens_on_all() -> None:
+    seat = rank_zero("192.0.2.7", 2)  # of a network that exists in documents only
+    with socket.socket(fileno=seat.listening) as listener:
+        assert (seat.host, listener.getsockname()[0]) == ("192.0.2.7", "0.0.0.0")
