@@ -114,6 +114,8 @@ class Cluster:
             with Witnesses() as witnesses:
                 told = {node.id: node.inventory.gpus.gpus for node in witnesses.nodes() if node.inventory}
             here = frozenset(name for name in ids if any(suits(gpu, wanted) for gpu in told.get(name, ())))
+            if not ids <= told.keys():  # one that is silent now may answer the next time
+                return [node for node in nodes if node.id in here]
             self._suitable[ids, wanted] = here
         return [node for node in nodes if node.id in self._suitable[ids, wanted]]
 

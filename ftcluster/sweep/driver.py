@@ -47,6 +47,7 @@ from ftcluster.sweep.stretches import Launcher, Stretch
 from ftcluster.sweep.timeline import Recorder
 from ftcluster.sweep.view import View
 from ftcluster.sweep.watch import Watch
+from ftcluster.training.fitting import Halved
 from ftcluster.training.patience import Patience
 from ftcluster.training.worker import Outcome
 
@@ -362,6 +363,10 @@ class Driver:
         """See to a stretch that is over; how it ended, in a word."""
         try:
             outcome: Outcome = self.cluster.result(stretch.job)
+            if isinstance(outcome.error, Halved):
+                self.hosts.lost(stretch.host)
+                self._go_on(stretch, outcome.error.message)
+                return "lost"
             if isinstance(outcome.error, RankLost):  # its host is of no use any more
                 raise HostLostError(outcome.error.message)
         except HostLostError as error:
@@ -419,10 +424,13 @@ class Driver:
         shared = any(other.host is host for other in self._running)
         checkpoint = latest_step(RunFolder(Path(trial.folder)).checkpoints)
         if self._losses.lost(trial.name, host, nodes, checkpoint, shared=shared, there=self.cluster.there()):
-            self.view.note(f"{trial.name}: {reason}; it goes on from its newest checkpoint on another host")
-            self._facts.set_state(trial.name, RunState.INTERRUPTED, reason=reason)
+            self._go_on(stretch, f"{reason}; it goes on from its newest checkpoint on another host")
         else:
             self._fail(trial, f"{reason} ({RETRIES + 1} times)")
+
+    def _go_on(self, stretch: Stretch, reason: str) -> None:
+        self.view.note(f"{stretch.trial.name}: {reason}")
+        self._facts.set_state(stretch.trial.name, RunState.INTERRUPTED, reason=reason)
 
     def _set_aside(self, trial: RunRow, reason: str) -> None:
         try:

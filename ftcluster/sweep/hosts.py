@@ -22,7 +22,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 
 from ftcluster.cluster.host import Arrival, Host, HostLostError
-from ftcluster.cluster.placement import NodeRoom, Resources, left_over, place, together, without
+from ftcluster.cluster.placement import NodeRoom, Resources, Where, left_over, place, together, without
 from ftcluster.cluster.ray_cluster import Cluster
 
 IDLE = 60.0  # seconds until a host that nobody wants is let go
@@ -60,9 +60,11 @@ class _Entry:
     host: Host
     shape: Shape
     expected: tuple[str, ...]  # nodes of its ranks, as long as the cluster has not told
+    where: Where  # it may be
     up: bool = False
     base: str | None = None  # of its newest trial
     broken_since: float = math.inf  # without one of its ranks
+    killed: bool = False  # for that
     taken: int = 0  # places
     shut: bool = False  # takes nobody in: one that is to be alone is there, or it refused beside those that are
     leaving: bool = False  # takes nobody in ever again
@@ -185,6 +187,9 @@ class HostPool:
 
     def arrange(self, wishes: Sequence[Wish], more: Sequence[Shape] = ()) -> None:
         """Work towards places for trials that wait, most urgent first, and then for ``more`` that may come."""
+        for entry in [entry for entry in self._entries.values() if not entry.host.nodes]:
+            if not self._may_find_a_place(entry):
+                self._end(entry)
         coming = Counter(entry.shape for entry in self._entries.values() if not entry.up)
         still = self._most - self._running - coming.total()  # hosts that could be of use
         urgent = [(self._possible(wish), True) for wish in wishes]
@@ -231,7 +236,7 @@ class HostPool:
             HostLostError: hosts die while they start, again and again: nothing could ever run.
         """
         for entry in list(self._entries.values()):
-            if entry.up and entry.host not in self._reasons and (problem := entry.host.broken):
+            if entry.up and not entry.killed and (problem := entry.host.broken):
                 self._broken(entry, problem)
         ended = self._cluster.wait([*jobs, *self._starting], timeout)
         came_up = [handle for handle in ended if handle in self._starting]
@@ -247,7 +252,9 @@ class HostPool:
             self._end(entry)
         elif time.monotonic() - entry.broken_since > _TELLING:
             self.note(entry.host, problem)
-            entry.host.kill()  # it would wait for ever; its jobs tell now that it is lost
+            entry.killed = True
+            with suppress(Exception):  # its node is gone, which its jobs tell of, too
+                entry.host.kill()  # it would wait for ever; its jobs tell now that it is lost
 
     def lost(self, host: Host) -> frozenset[str]:
         """This host is gone, and what it reserved must not linger; the nodes it was on.
@@ -327,6 +334,13 @@ class HostPool:
         self._start(wish, found)
         return True
 
+    def _may_find_a_place(self, entry: _Entry) -> bool:
+        """Whether a host that waits for one could ever be on the nodes that are left of those it may be on."""
+        where, resources = entry.where, entry.shape.resources
+        nodes = without(self._cluster.suitable(resources), where.excluded)
+        among = [node for node in nodes if where.among is None or node.id in where.among]
+        return bool(place(among, resources, on_one_node=where.on_one_node))
+
     def _allowed(self, resources: Resources, *, release: bool) -> bool:
         """Whether the limit allows one more host, without idle ones if need be."""
         over = self._reserved + resources.amount - self.limit - _ROUNDING
@@ -350,7 +364,7 @@ class HostPool:
         where = self._cluster.where(resources, wish.avoid)
         jobs = wish.shape.places or self._places_at_most
         host = self._cluster.start(resources, self._factory(resources), jobs, where)
-        self._entries[host] = _Entry(host, wish.shape, expected)
+        self._entries[host] = _Entry(host, wish.shape, expected, where)
         self._starting[host.arrival()] = host
 
     def _came_up(self, handle: Any, host: Host) -> None:

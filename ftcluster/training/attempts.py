@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ftcluster.config.schema import RunConfig
-from ftcluster.engine.checkpoint import storing
 from ftcluster.engine.precision import choose_device
 from ftcluster.engine.sharded.ranks import RankLost
 from ftcluster.errors import StoreError
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.companions import companions
+from ftcluster.training.fitting import Halved
 from ftcluster.training.leading import Leader
 from ftcluster.training.loop import Progress
 from ftcluster.training.patience import Patience
@@ -39,23 +39,21 @@ def train(
 ) -> Outcome:
     """Train a run to its end, or until ``stop``, or until ranks or storage are lost for longer than they may be."""
     patience = Patience(config.cluster.storage_patience, tell, time.monotonic)
-    begun, losses = -1, 0
+    begun, furthest, losses = -1, -1, 0
     while True:
         group = _Group(job, config, observe, stop)
-        try:
-            with storing("the run", Path(job.folder)):
-                outcome = group.train()
-        except StoreError as error:  # of what is there for the ranks
-            outcome = Outcome(error=error)
+        outcome = group.train()
         if group.began > begun:  # a checkpoint was written meanwhile
             begun, losses = group.began, 0
+        if group.reached > furthest:  # where storage fails again it does so at the same step
+            furthest = group.reached
             patience.worked(job.folder)
         match outcome.error:
             case _ if stop.is_set():
                 return outcome
             case RankLost():
-                losses += 1
-                if losses > RETRIES:
+                losses += not isinstance(outcome.error, Halved)
+                if losses > RETRIES or group.alone:  # alone it is this process that is of no use any more
                     return outcome
                 _note(job, str(outcome.error), tell)
             case StoreError():
@@ -80,12 +78,18 @@ class _Group:
 
     def __init__(self, job: Job, config: RunConfig, observe: Callable[[Progress], None], stop: threading.Event) -> None:
         self._job, self._config, self._observe, self._stop = job, config, observe, stop
-        self.began = -1  # the step it went on from; -1: it never came so far
+        self.began = self.reached = -1  # the steps it went on from and came to; -1: it never came so far
 
     def train(self) -> Outcome:
+        return self._alone() if self.alone else self._together()
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is this process."""
+        return self._config.cluster.ranks == 1
+
+    def _together(self) -> Outcome:
         engine, cluster = self._config.engine, self._config.cluster
-        if cluster.ranks == 1:
-            return self._alone()
         device = choose_device(engine.device).type
         with companions(cluster.ranks, device, engine.threads, Path(self._job.folder)) as company:
             leader = Leader(company, self._job, cluster.hang_after)
@@ -100,7 +104,7 @@ class _Group:
         def note(progress: Progress) -> None:
             if self._stop.is_set():
                 worker.stop()
-            self._observe(progress)
+            self._note(progress)
 
         with closing(worker.bench):
             return worker.run(self._job, note)
@@ -108,4 +112,5 @@ class _Group:
     def _note(self, progress: Progress) -> None:
         if self.began < 0:
             self.began = progress.step
+        self.reached = progress.step
         self._observe(progress)

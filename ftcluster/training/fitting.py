@@ -11,11 +11,16 @@ from pathlib import Path
 
 from ftcluster.config.schema import RunConfig
 from ftcluster.config.sharding import shares_sharded
+from ftcluster.engine.sharded.ranks import RankLost
 from ftcluster.engine.shortage import forget_word
 from ftcluster.errors import TrialError, first_line
 from ftcluster.training.memory_record import change_memory, read_memory
 
 HALVINGS = 2  # of a run's micro-batches, at most
+
+
+class Halved(RankLost):
+    """Memory ran out in a group of ranks, which ends with it; the next one begins with smaller micro-batches."""
 
 
 def in_use(config: RunConfig, folder: Path) -> RunConfig:

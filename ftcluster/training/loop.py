@@ -61,14 +61,16 @@ def train(parts: Parts, progress: Progress, until: int) -> Work[Progress]:
     Raises:
         Diverged: the loss, the gradient or a held-out metric is no longer finite; nothing is saved then.
     """
-    if progress.step >= until and progress.measured != progress.step:
+    due = progress.step >= until or (progress.step and progress.step % parts.evaluate_every == 0)
+    if due and progress.measured != progress.step:
         progress = _measure(parts, progress)
         parts.save(progress)
     while progress.step < until:
         progress = yield from _step(parts, progress)
         parts.observe(progress)
         last, stopping = progress.step == until, parts.stopping()
-        if last or progress.step % parts.evaluate_every == 0:
+        # Who is told to stop may have little time left; what is not measured now is when it goes on.
+        if last or (progress.step % parts.evaluate_every == 0 and not stopping):
             progress = _measure(parts, progress)
         if last or stopping or progress.step % parts.save_every == 0:
             parts.save(progress)

@@ -22,12 +22,13 @@ from ftcluster.config.sharding import shards
 from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState, TrialReport
 from ftcluster.engine.checkpoint import storing
+from ftcluster.engine.faults import is_device_fault
 from ftcluster.engine.sharded.ranks import RankLost, Seat
 from ftcluster.engine.shortage import give_back, is_shortage, let_go, word_left
-from ftcluster.errors import FtclusterError, TrialError
+from ftcluster.errors import FtclusterError, TrialError, first_line
 from ftcluster.tracking.spool import SpoolTracker
 from ftcluster.training.bench import Bench, opened
-from ftcluster.training.fitting import does_not_fit, halve, in_use, in_words
+from ftcluster.training.fitting import Halved, does_not_fit, halve, in_use, in_words
 from ftcluster.training.foretelling import foretell, note_foretold, note_peak, refuse
 from ftcluster.training.loop import Progress
 from ftcluster.training.requests import Work, alone
@@ -104,9 +105,13 @@ class Worker:
                 torch.set_num_threads(threads)
             with storing("the run", folder.path):
                 return (yield from self._train(config, folder, job, observe, warnings))
-        except FtclusterError as error:
-            return Outcome(error=error, warnings=tuple(warnings))
         except Exception as error:
+            if is_device_fault(error):  # this process is of no use any more
+                remedy = "the trial goes on from its newest checkpoint in another process"
+                lost = RankLost(f"the device failed: {first_line(error)}", where=folder.path.name, remedy=remedy)
+                return Outcome(error=lost, warnings=tuple(warnings))
+            if isinstance(error, FtclusterError):
+                return Outcome(error=error, warnings=tuple(warnings))
             if config and is_shortage(error):  # of no pass, so that smaller ones would not help
                 return Outcome(error=does_not_fit(config, folder.path, error))
             log = folder.path / ERROR_LOG  # a defect of ours or of a library: kept in full, told in a line
@@ -161,7 +166,7 @@ class Worker:
                         let_go(error)
                         config = lighter(session.sizes(job.until), error)
                         if shards(config):  # no group survives it; whoever starts another has it begin with these
-                            raise RankLost(warnings[-1], where=folder.path.name, remedy="resume it") from None
+                            raise Halved(warnings[-1], where=folder.path.name, remedy="resume it") from None
                     else:
                         note_peak(tracker, folder.path, session.peak)
                         short = report.step < min(job.until or session.plan.total, session.plan.total)

@@ -74,7 +74,7 @@ def deepspeed_config(
     zero.setdefault("overlap_comm", zero["stage"] == 2)  # the one stage that allows it with micro-batches of ours
     problems += _impossible(zero, ranks)
     if problems:
-        remedy = "leave each of them to the file or to the config, not both"
+        remedy = "leave each of them to the file or to the config, not both" if own else ""
         raise ConfigError(problems, where=str(settings.own or "engine"), remedy=remedy)
     return merged
 

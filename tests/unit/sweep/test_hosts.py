@@ -82,6 +82,21 @@ def test_a_lost_host_is_told_of_once_and_another_one_started_on_another_node_if_
     assert taken(hosts, wish).nodes == ("one",)
 
 
+def test_a_host_that_waits_for_a_node_that_is_gone_is_replaced_by_one_on_another() -> None:
+    cluster = SimpleCluster(one=2)
+    cluster.waiting.add("arrival 0")
+    hosts = pool(cluster)
+    hosts.arrange([Wish(LARGE, frozenset({"two"}))])
+    (waiting,) = cluster.started
+    waiting.nodes = ()
+    hosts.arrange([Wish(LARGE)])
+    assert not waiting.killed
+    cluster.all = [NodeRoom("two", 64, 2)]
+    hosts.arrange([Wish(LARGE)])
+    assert waiting.killed
+    assert cluster.started[1].nodes == ("two", "two")
+
+
 def test_hosts_that_die_while_they_start_are_an_error_the_fourth_time_in_a_row() -> None:
     cluster = SimpleCluster(one=1)
     cluster.dying |= {f"arrival {number}" for number in range(9) if number != 3}
@@ -152,13 +167,25 @@ def test_of_hosts_without_one_of_their_ranks_an_idle_one_is_replaced_and_a_busy_
     hosts.wait(["a job"], 0)
     assert [host.killed for host in cluster.started] == [False, True]
     assert hosts.take(wish) is None
-    monkeypatch.setattr(module, "_TELLING", 0.0)
+    monkeypatch.setattr(module, "_TELLING", -1.0)
     hosts.wait(["a job"], 0)
     assert busy.killed
     assert hosts.reason(busy) == "rank 1 is gone"
     assert hosts.hosts == [busy]  # until its job tells
     hosts.arrange([], [packed(2)] * 8)
     assert len(cluster.started) == 3
+
+
+def test_a_host_that_is_to_be_left_is_killed_too_when_a_rank_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = opened(SimpleCluster(one=1))
+    busy = taken(hosts, Wish(SMALL))
+    hosts.retire(busy)
+    hosts.note(busy, "its node leaves the cluster")
+    busy.broken = "rank 1 is gone"
+    monkeypatch.setattr(module, "_TELLING", -1.0)
+    hosts.wait(["a job"], 0)
+    assert busy.killed
+    assert hosts.reason(busy) == "its node leaves the cluster"
 
 
 def test_a_host_that_tells_itself_that_a_rank_has_left_is_not_killed_for_it() -> None:

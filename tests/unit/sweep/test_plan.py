@@ -238,11 +238,12 @@ def test_a_notebook_has_to_say_whether_it_goes_on_with_the_same_sweep(world: Wor
         ftcluster.sweep(tmp_path / "s.yaml")
 
 
-def test_what_deepspeed_cannot_do_is_refused_in_the_base_and_in_a_point(world: World, tmp_path: Path) -> None:
-    sharded = world.words("engine=deepspeed", "cluster.ranks=2", f"home={tmp_path}")
-    spec = SweepConfig(name="s", space={"engine.stage": "choice(2, 3)"})
+def test_what_deepspeed_cannot_do_is_refused_in_the_base_unless_trials_decide_it(world: World, tmp_path: Path) -> None:
+    sharded = world.words("engine.name=deepspeed", "cluster.ranks=2", f"home={tmp_path}")
+    offload = compose([*sharded, "engine.offload_parameters=cpu"])
     with pytest.raises(ConfigError, match=r"engine.offload_parameters needs engine.stage=3"):
-        make_plan(spec, compose([*sharded, "engine.stage=2", "engine.offload_parameters=cpu"]))
-    made = make_plan(spec, compose([*sharded, "engine.stage=3", "engine.offload_parameters=cpu"]))
+        make_plan(SweepConfig(name="s", space={"adapter.rank": "choice(2, 4)"}), offload)
+    made = make_plan(SweepConfig(name="s", space={"engine.stage": "choice(2, 3)"}), offload)
+    assert made.trial_config(0, ["engine.stage=3"]).engine.stage == 3
     with pytest.raises(ConfigError, match=r"engine.offload_parameters needs engine.stage=3"):
         made.trial_config(0, ["engine.stage=2"])

@@ -214,6 +214,16 @@ def test_asked_to_stop_it_saves_the_step_it_finished_without_measuring_and_retur
     assert again.steps("eval/loss") == [6, 8], "as if it had never stopped"
 
 
+def test_asked_to_stop_where_it_would_measure_it_saves_first_and_measures_when_it_goes_on() -> None:
+    bed = Bed(stop_at=6)
+    end = train(bed.parts(), Progress(), 8)
+    assert (end.step, bed.steps("eval/loss"), bed.saved[-1]) == (6, [3], end)
+    again = Bed()
+    train(again.parts(), end, 8)
+    assert again.steps("eval/loss") == [6, 8]
+    assert [(p.step, p.measured) for p in again.saved] == [(6, 6), (8, 8)]
+
+
 def test_asked_to_stop_at_the_last_step_it_simply_ends() -> None:
     bed = Bed(stop_at=8)
     assert train(bed.parts(), Progress(), 8).measured == 8

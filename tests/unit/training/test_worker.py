@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from training_samples import STEPS, World, curves
 
 from ftcluster.config.compose import compose, to_dict
 from ftcluster.engine.packed.layer import _Adapted
+from ftcluster.engine.sharded.ranks import RankLost
 from ftcluster.errors import ConfigError, Diverged, StoreError, TrialError
 from ftcluster.tracking.records import SPOOL, read_lines
 from ftcluster.tracking.spool import SpoolTracker
@@ -82,6 +84,16 @@ def test_a_defect_in_the_middle_of_training_is_a_value_and_kept_in_full(
     assert "in backward" in (Path(job.folder) / ERROR_LOG).read_text()
     monkeypatch.undo()
     assert worker.run(replace(job, until=1)).report is not None  # nothing is left open
+
+
+def test_a_device_that_fails_is_no_fault_of_the_trials(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered\nand advice")
+
+    monkeypatch.setattr(_Adapted, "backward", staticmethod(fail))
+    outcome = Worker().run(job)
+    assert isinstance(outcome.error, RankLost)
+    assert outcome.error.message == "the device failed: CUDA error: uncorrectable ECC error encountered"
 
 
 def test_a_config_of_another_version_is_a_value(job: Job) -> None:
