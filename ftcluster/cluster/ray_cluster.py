@@ -48,6 +48,7 @@ class Cluster:
         self._leaving: dict[str, float] = {}
         self._old = 0.0  # when what is known of the nodes is
         self._suitable: dict[tuple[frozenset[str], Resources], frozenset[str]] = {}
+        self._usual_gpus: float | None = None
         self._mine = not self._ray.is_initialized()
         if not self._mine:
             return
@@ -73,9 +74,14 @@ class Cluster:
     def resources(
         self, cpus: float, gpus: float, ranks: int = 1, *, gpu_type: str = "", gpu_memory: int = 0
     ) -> Resources:
-        """What a trial reserves for each rank: ``gpus`` of -1 is one where the cluster has any, else none."""
+        """What a trial reserves for each rank: ``gpus`` of -1 is one where the cluster has any, else none.
+
+        The first answer counts: trials on GPUs and on CPUs, because nodes come and go, could not be compared.
+        """
         if gpus < 0:
-            gpus = 1.0 if self._ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+            if self._usual_gpus is None:
+                self._usual_gpus = 1.0 if self._ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+            gpus = self._usual_gpus
         return Resources(cpus, gpus, ranks, gpu_type, gpu_memory)
 
     def nodes(self) -> list[NodeRoom]:
