@@ -52,8 +52,9 @@ def train(
             case _ if stop.is_set():
                 return outcome
             case RankLost():
-                losses += not isinstance(outcome.error, Halved)
-                if losses > RETRIES or group.alone:  # alone it is this process that is of no use any more
+                halved = isinstance(outcome.error, Halved)
+                losses += not halved
+                if losses > RETRIES or (group.alone and not halved):  # alone it is this process that is of no use
                     return outcome
                 _note(job, str(outcome.error), tell)
             case StoreError():
