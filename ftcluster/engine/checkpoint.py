@@ -18,7 +18,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -153,19 +153,32 @@ def publish(aside: Path, final: Path) -> None:
     Raises:
         OSError: the disk is full or may not be written.
     """
-    for path in sorted(p for p in aside.rglob("*") if p.is_file()):
-        to_disk(path)
+    _settle(aside)
     to_disk(aside)
     shutil.rmtree(final, ignore_errors=True)
     aside.rename(final)
     to_disk(final.parent)
 
 
-def _write_manifest(folder: Path) -> None:
-    files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+def _settle(folder: Path) -> list[Path]:
+    """All its files, safe from a power cut, and for whom their folder is: those of safetensors are their owner's alone.
+
+    A server that loads a result may be another user.
+    """
+    rights = folder.stat().st_mode & 0o666
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        with suppress(OSError):  # some file systems have rights of their own
+            path.chmod(rights)
         to_disk(path)
-        files[path.relative_to(folder).as_posix()] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+    return files
+
+
+def _write_manifest(folder: Path) -> None:
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in _settle(folder)
+    }
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"files": files}, indent=1) + "\n")
     to_disk(manifest)

@@ -156,8 +156,9 @@ def plan_memory(config: RunConfig, gpus: Gpus, stage: int | None = None, offload
         ModelError: the model cannot be used, or lacks an adapter target.
         UsageError: stage and offload rule each other out.
     """
+    training = training_of(config)
     known = _calibration(config, gpus)
-    training = replace(training_of(config), calibration=known.factor)
+    training = replace(training, calibration=known.factor)
     wishes = wishes_of(config, gpus.count, stage, offload)
     _check(training, gpus.count, wishes)
     chosen = choose(training, gpus.memory, gpus.count, wishes) if gpus.memory else None

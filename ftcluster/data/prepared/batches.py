@@ -19,6 +19,7 @@ from ftcluster.data.prepared.documents import Documents
 from ftcluster.data.prepared.packing import best_fit, packed_slots, padded_slots
 
 _WIDEST_OF = 10_000  # steps that are looked at for the widest micro-batch; 10 microseconds each
+_NEARLY = 0.95  # of the tokens of a micro-batch
 
 
 def collate(documents: Sequence[tuple[NDArray[np.int32], NDArray[np.bool_]]], slots: Sequence[int]) -> Batch:
@@ -102,6 +103,11 @@ class Loader:
         steps = range(first, max(first + 1, min(until, first + _WIDEST_OF)))
         widest = max(steps, key=self._width)
         return max(self.step_batches(widest), key=lambda batch: len(batch.tokens_T))
+
+    def has_largest(self, first: int, until: int) -> bool:
+        """Whether steps ``first`` to ``until`` have a micro-batch nearly as large as the largest of the first epoch."""
+        most, found = self.widest(0, self.steps_per_epoch), self.widest(first, until)
+        return len(found.tokens_T) >= _NEARLY * len(most.tokens_T)
 
     def _width(self, step: int) -> int:
         """Tokens of a step's largest micro-batch; where they are filled by best fit, what it may hold."""

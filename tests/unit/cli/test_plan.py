@@ -235,3 +235,6 @@ def test_what_earlier_runs_of_the_home_measured_calibrates_the_plan(
         assert after["bytes"]["on_gpu"] == pytest.approx(1.2 * before["bytes"]["on_gpu"], abs=9)
     assert main([*words(model, *asked), f"home={tmp_path}"]) == 0
     assert "calibrated by 3 runs: x1.20" in capsys.readouterr().out
+    for more in (("adapter=none",), ("adapter=lora", "--gpus", "2")):  # other kinds
+        found = planned(capsys, model, *more, "--gpu-memory", "24GiB", f"home={tmp_path}")
+        assert found["calibration"]["runs"] == 0

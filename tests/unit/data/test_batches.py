@@ -172,6 +172,14 @@ def test_of_micro_batches_filled_by_best_fit_it_is_from_the_step_that_may_fill_o
     assert len(loader.widest(0, loader.steps_per_epoch).tokens_T) == 12
 
 
+def test_a_stretch_has_the_largest_micro_batch_of_an_epoch_or_one_nearly_as_large_or_not() -> None:
+    loader = Loader(_documents([50, 60, 100, 98]), 1, 1, seed=3)
+    sizes = [len(loader.widest(step, step + 1).tokens_T) for step in range(4)]
+    assert sorted(sizes) == [50, 60, 98, 100]
+    assert [loader.has_largest(step, step + 1) for step in range(4)] == [size > 90 for size in sizes]
+    assert loader.has_largest(0, 4)
+
+
 def test_a_stretch_without_steps_has_the_one_that_would_come() -> None:
     loader = Loader(_documents([3, 4, 5]), 3, 3, seed=3)
     assert len(loader.widest(7, 7).tokens_T) == 12

@@ -238,6 +238,24 @@ def test_publishing_replaces_a_folder_by_a_finished_one(tmp_path: Path) -> None:
     assert not aside.exists()
 
 
+def test_what_is_saved_is_for_whom_its_folder_is_though_safetensors_keeps_its_files_private(tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        save_file({"a": torch.zeros(3)}, folder / "adapter.safetensors")
+        (folder / "adapter.safetensors").chmod(0o600)  # as some releases of it leave it
+        (folder / "config.json").touch()
+
+    before = os.umask(0o027)
+    try:
+        saved, aside = commit(tmp_path, 5, write), tmp_path / "aside"
+        aside.mkdir()
+        write(aside)
+        publish(aside, tmp_path / "adapter")
+    finally:
+        os.umask(before)
+    for path in (*saved.iterdir(), *(tmp_path / "adapter").iterdir()):
+        assert path.stat().st_mode & 0o777 == 0o640, path
+
+
 def test_a_folder_that_cannot_be_made_is_named_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match=r"file/checkpoints: the checkpoint of step 3 could not be written: Not a dir"):
