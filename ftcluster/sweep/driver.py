@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ftcluster.contracts.folder import RunFolder
 from ftcluster.contracts.trial import RunState, TrialReport
 from ftcluster.engine.checkpoint import latest_step
 from ftcluster.engine.sharded.ranks import RankLost
-from ftcluster.errors import FtclusterError, StoreError, UsageError
+from ftcluster.errors import FtclusterError, StoreError
 from ftcluster.ledger.schema import RunRow
 from ftcluster.ledger.store import Ledger
 from ftcluster.sweep.board import Board
@@ -42,7 +42,7 @@ from ftcluster.sweep.plan import SweepPlan
 from ftcluster.sweep.proposals import next_trials
 from ftcluster.sweep.sharing import Sharing
 from ftcluster.sweep.spending import Spending
-from ftcluster.sweep.stranded import Stranded
+from ftcluster.sweep.stranded import NO_ROOM, Stranded
 from ftcluster.sweep.stretches import Launcher, Stretch
 from ftcluster.sweep.timeline import Recorder
 from ftcluster.sweep.view import View
@@ -69,7 +69,7 @@ class Driver:
     ledger: Ledger
     cluster: Cluster
     hosts: HostPool
-    shape: Callable[[RunConfig], Shape]  # what a trial needs of a host
+    wish: Callable[[RunConfig], Wish]  # what a trial needs of a host
     shapes: Sequence[Shape]  # those that trials of the sweep may have, the largest first
     folder: Path
     tags: Mapping[str, str]
@@ -90,7 +90,7 @@ class Driver:
     _enough: str = ""  # why it ends before all is done
     _failures: Counter[str] = field(default_factory=Counter)  # reasons, without the names of the trials
     _promoted: dict[int, int] = field(default_factory=dict)  # trial number -> rung it may train to
-    _needs: dict[str, tuple[Shape, str]] = field(default_factory=dict)  # a trial's host, and what that loads, by name
+    _needs: dict[str, Wish] = field(default_factory=dict)  # of trials, by name
     _since: dict[str, float] = field(default_factory=dict)  # when trials that wait for a host began to
     _failed: dict[str, str] = field(default_factory=dict)  # trials whose end is still to be written down, and why
     _facts: Facts = field(init=False)
@@ -317,20 +317,14 @@ class Driver:
     def _wish(self, trial: RunRow) -> Wish:
         name = trial.name
         if name not in self._needs:
-            config = self._launcher.config(trial)
-            self._needs[name] = self.shape(config), repr((config.model, config.engine, config.adapter.kind == "none"))
-        shape, base = self._needs[name]
-        return Wish(shape, self._losses.avoids(name), alone=self._losses.suspects(name), base=base)
+            self._needs[name] = self.wish(self._launcher.config(trial))
+        return replace(self._needs[name], avoid=self._losses.avoids(name), alone=self._losses.suspects(name))
 
     def _look_for_nodes(self, wishes: Sequence[Wish]) -> None:
         """Without any node that could take a trial, wait for one to join; not for ever."""
         possible = self._running or not wishes or any(self.hosts.can_ever(wish) for wish in set(wishes))
         if self._stranded.too_long(stranded=not possible):
-            self._broken = UsageError(
-                "no node of the cluster has room for any trial",
-                where="cluster",
-                remedy="add nodes or mend GPUs (`ftcluster cluster status` tells of them)",
-            )
+            self._broken = NO_ROOM
 
     def _follow(self, started: Sequence[Stretch], problems: Sequence[tuple[RunRow, Host, str]]) -> None:
         """Keep an eye on trials that were started; those that could not be have failed."""
@@ -363,14 +357,11 @@ class Driver:
         """See to a stretch that is over; how it ended, in a word."""
         try:
             outcome: Outcome = self.cluster.result(stretch.job)
-            if isinstance(outcome.error, Halved):
-                self.hosts.lost(stretch.host)
-                self._go_on(stretch, outcome.error.message)
-                return "lost"
             if isinstance(outcome.error, RankLost):  # its host is of no use any more
-                raise HostLostError(outcome.error.message)
+                raise HostLostError(outcome.error.message) from outcome.error
         except HostLostError as error:
-            self._retry(stretch, self.hosts.reason(stretch.host) or error.message)
+            reason = self.hosts.reason(stretch.host) or error.message
+            self._retry(stretch, reason, counts=not isinstance(error.__cause__, Halved))
             return "lost"
         if outcome.refused:
             self.hosts.refused(stretch.host)
@@ -418,19 +409,18 @@ class Driver:
         if self._patience.failed(user, error):
             self._broken = error
 
-    def _retry(self, stretch: Stretch, reason: str) -> None:
+    def _retry(self, stretch: Stretch, reason: str, *, counts: bool) -> None:
         trial, host = self._facts.get(stretch.trial.name), stretch.host
         nodes = self.hosts.lost(host) or frozenset(host.nodes)
         shared = any(other.host is host for other in self._running)
         checkpoint = latest_step(RunFolder(Path(trial.folder)).checkpoints)
-        if self._losses.lost(trial.name, host, nodes, checkpoint, shared=shared, there=self.cluster.there()):
-            self._go_on(stretch, f"{reason}; it goes on from its newest checkpoint on another host")
+        there = self.cluster.there()
+        if not counts or self._losses.lost(trial.name, host, nodes, checkpoint, shared=shared, there=there):
+            more = "; it goes on from its newest checkpoint on another host" if counts else ""
+            self.view.note(f"{trial.name}: {reason}{more}")
+            self._facts.set_state(trial.name, RunState.INTERRUPTED, reason=reason)
         else:
             self._fail(trial, f"{reason} ({RETRIES + 1} times)")
-
-    def _go_on(self, stretch: Stretch, reason: str) -> None:
-        self.view.note(f"{stretch.trial.name}: {reason}")
-        self._facts.set_state(stretch.trial.name, RunState.INTERRUPTED, reason=reason)
 
     def _set_aside(self, trial: RunRow, reason: str) -> None:
         try:

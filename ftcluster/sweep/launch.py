@@ -193,7 +193,7 @@ def _drive(
         folder = Path(row.folder)
         sharing = opening.sharing(row.name, shapes[0], view.note)
         driver = Driver(
-            plan, ledger, cluster, hosts, opening.shape, shapes, folder, tags, view, sharing, stopping=stop.is_set
+            plan, ledger, cluster, hosts, opening.wish, shapes, folder, tags, view, sharing, stopping=stop.is_set
         )
         early = driver.run()
         asked = bool(control(ledger.get(row.name)).sweep.state)

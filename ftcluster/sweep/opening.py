@@ -22,7 +22,7 @@ from ftcluster.ledger.process import this_process
 from ftcluster.ledger.schema import RunRow
 from ftcluster.sweep.bundles import swept_keys, trials_at_most
 from ftcluster.sweep.control import check_resumable, specification
-from ftcluster.sweep.hosts import HostPool, Shape
+from ftcluster.sweep.hosts import HostPool, Shape, Wish
 from ftcluster.sweep.sharing import Sharing
 from ftcluster.sweep.space import Space, levels
 from ftcluster.sweep.workers import worker
@@ -95,9 +95,10 @@ class Opening:
             self._ending = self._thread.submit(self._open.close)
         return self._ending
 
-    def shape(self, config: RunConfig) -> Shape:
+    def wish(self, config: RunConfig) -> Wish:
         """What a trial of the sweep needs of a host."""
-        return self._shape(self.get()[0], config)
+        base = repr((config.model, config.engine, config.adapter.kind == "none"))
+        return Wish(self._shape(self.get()[0], config), base=base)
 
     def shapes(self, space: Space) -> list[Shape]:
         """Those that trials may have, the largest first.

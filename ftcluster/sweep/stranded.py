@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ftcluster.errors import UsageError
+
+NO_ROOM = UsageError(
+    "no node of the cluster has room for any trial",
+    where="cluster",
+    remedy="add nodes or mend GPUs (`ftcluster cluster status` tells of them)",
+)
 _NODES = 600.0  # seconds
 
 

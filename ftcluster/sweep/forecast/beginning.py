@@ -43,7 +43,7 @@ def _room(base: RunConfig, opening: Opening) -> Room:
     elsewhere = ray_address(wanted.address) or torch.cuda.is_available()
     if wanted.gpus and base.engine.device != "cpu" and elsewhere:
         try:
-            resources = opening.shape(base).resources
+            resources = opening.wish(base).shape.resources
         except UsageError:  # the sweep finds out itself, and can be resumed once the cluster is there
             return Room()
         return room_of(base, resources, cards_of(resources))
