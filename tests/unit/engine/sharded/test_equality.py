@@ -103,9 +103,17 @@ def _saved(engine: Any, folder: Path, slot: int = 0) -> Path:
     return folder
 
 
+THOROUGH = pytest.mark.thorough
+
+
 @pytest.mark.parametrize(
     ("ranks", "stage", "offload"),
-    [*(("two", stage, "none") for stage in range(4)), ("two", 3, "cpu"), ("four", 1, "none"), ("four", 3, "none")],
+    [
+        *(("two", stage, "none") for stage in range(4)),
+        ("two", 3, "cpu"),
+        *(pytest.param("four", stage, "none", marks=[] if stage % 2 else THOROUGH) for stage in range(4)),
+        pytest.param("four", 3, "cpu", marks=THOROUGH),
+    ],
 )
 def test_lora_with_dropout_equals_one_process_in_fp64(request, tiny_qwen2, tmp_path, ranks, stage, offload) -> None:
     group = request.getfixturevalue(ranks)
@@ -136,8 +144,11 @@ def test_full_fine_tunes_equal_one_process_in_fp32(two, tiny_qwen2, tmp_path, se
     assert _furthest(_result(engine, tmp_path / "a"), _result(alone, tmp_path / "b")) < FULL_FP32
 
 
+FOUR = {"0": {"stage": 0}, **FULL, "3-hpz": {"stage": 3, "hpz": 2}}
+
+
 @pytest.mark.parametrize(
-    "settings", [*({"stage": stage} for stage in range(4)), {"stage": 3, "hpz": 2}], ids=["0", "1", "2", "3", "3-hpz"]
+    "settings", [pytest.param(FOUR[name], id=name, marks=THOROUGH if "offload" in name else []) for name in FOUR]
 )
 def test_four_ranks_train_a_whole_model_as_one_process_does(four, tiny_qwen2, tmp_path, settings) -> None:
     engine = four.engine(Making(tiny_qwen2, settings=settings, own=NOTHING_KEPT))
