@@ -33,7 +33,9 @@ nodes = {}
 for line in sys.stdin:
     verb, word, *more = line.split()
     if verb == "add":
-        node = cluster.add_node(num_cpus=int(word), wait=True)
+        gpus, *scripts = more
+        probe = {"FTCLUSTER_GPU_PROBE": script for script in scripts}
+        node = cluster.add_node(num_cpus=int(word), num_gpus=int(gpus), env_vars=probe, wait=True)
         nodes[node.node_id] = node
         print(node.node_id, flush=True)
     elif verb == "drain":
@@ -60,9 +62,9 @@ class LogicalNodes:
         self.address, self.head = address, int(head)
         self._nodes: list[str] = []
 
-    def add(self, cpus: int) -> str:
-        """A new node; its id."""
-        self._nodes.append(self._asked(f"add {cpus}"))
+    def add(self, cpus: int, *, gpus: int = 0, script: Path | None = None) -> str:
+        """A new node, whose GPUs a script tells of; its id."""
+        self._nodes.append(self._asked(f"add {cpus} {gpus} {script or ''}"))
         return self._nodes[-1]
 
     def kill(self, node: str) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from training_outcomes import assert_points_told_once
 from training_samples import Curves, curves, result_bytes
 
 from ftcluster.contracts.trial import RunState
 from ftcluster.ledger.store import Ledger
-from ftcluster.tracking.history import read_metrics
 
 
 class Ended(NamedTuple):
@@ -57,7 +56,4 @@ def assert_told_once(home: Path, sweep: str) -> None:
         assert run.info.run_id == trial.mlflow_run_id
         assert run.data.tags["mlflow.parentRunId"] == runs[sweep].info.run_id
         assert (run.info.status, run.data.tags["ftcluster.state"]) == ("FINISHED", trial.state.value)
-        for name, points in read_metrics(Path(trial.folder)).items():
-            there = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
-            assert sorted(there) == [(m.step, m.value) for m in points], f"{trial.name} {name}"
-            assert max(Counter(step for step, _ in there).values()) == 1
+        assert_points_told_once(client, run, Path(trial.folder))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from programs import call, finish, start, wait_for
 from small_disk import mounted
+from training_outcomes import assert_run_told_once
 from training_samples import Curves, World, curves, make_world, result_bytes
 
 from ftcluster.contracts.trial import RunState
@@ -104,6 +105,7 @@ def test_a_training_killed_at_each_write_of_a_checkpoint_in_turn_arrives_at_the_
     assert code == 0, log.read_text()[-3000:]
     assert fuse > 20  # a folder made, files, their way to the disk, a manifest, a name
     assert result(home) == twin(kind)
+    assert_run_told_once(home / NAME)
 
 
 @pytest.mark.parametrize("kind", variants(PAIRS))
@@ -117,6 +119,7 @@ def test_ranks_killed_while_they_save_arrive_at_the_same_bits(
         words = resuming(home)
     call(words, log)
     assert result(home) == twin(kind)
+    assert_run_told_once(home / NAME)
 
 
 def killed_with(words: list[str], home: Path, log: Path, count: int) -> list[Path]:
@@ -155,6 +158,7 @@ def test_whatever_harms_the_newest_checkpoint_it_is_put_aside_and_the_one_before
             assert "the one before it is used" in text
             assert (newest.parent / f".damaged-{newest.name}").is_dir()
             assert result(home) == twin(kind), f"{harm.__name__} {name}"
+    assert_run_told_once(home / NAME)  # once, at last: MLflow's client would not see another file under the same name
     assert before.name < newest.name
 
 
@@ -185,6 +189,7 @@ def test_a_checkpoint_without_space_is_tried_again_until_there_is_some(
     text = finish(process, log)
     assert "Traceback" not in text
     assert result(home) == twin(kind)
+    assert_run_told_once(home / NAME, store=tmp_path / "mlflow.db")
 
 
 @pytest.mark.thorough
@@ -203,3 +208,4 @@ def test_without_patience_a_checkpoint_without_space_is_told_and_what_was_saved_
     ballast.unlink()
     call(resuming(home), log)
     assert result(home) == twin(kind)
+    assert_run_told_once(home / NAME, store=tmp_path / "mlflow.db")

@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 from programs import call, finish, start, wait_for
+from sweep_outcomes import assert_told_once, outcome
+from training_outcomes import assert_run_told_once
 from training_samples import World, curves, make_world, result_bytes
 
 from ftcluster.contracts.trial import RunState
@@ -81,6 +83,7 @@ def test_a_rank_that_hangs_is_replaced_and_the_result_has_the_bits_of_an_undistu
         assert ledger.get(NAME).state is RunState.FINISHED
     assert result_bytes(home / NAME) == result_bytes(undisturbed(kind))
     assert curves(home / NAME) == curves(undisturbed(kind))
+    assert_run_told_once(home / NAME)
 
 
 @pytest.mark.thorough
@@ -117,6 +120,7 @@ def test_ranks_save_on_notice_and_go_on_later_to_the_same_bits(
     call(["train", "--resume", NAME, "--home", str(home)], log)
     assert result_bytes(home / NAME) == result_bytes(undisturbed("lora"))
     assert curves(home / NAME) == curves(undisturbed("lora"))
+    assert_run_told_once(home / NAME)
 
 
 @pytest.mark.thorough
@@ -140,7 +144,7 @@ def test_a_run_whose_ranks_are_lost_again_and_again_is_left_to_be_resumed(world:
 
 
 @pytest.mark.thorough
-def test_a_host_of_a_sweep_with_a_rank_that_hangs_is_replaced_and_its_trial_finishes(
+def test_a_host_of_a_sweep_with_a_rank_that_hangs_is_replaced_and_its_trial_ends_as_if_undisturbed(
     world: World, tmp_path: Path
 ) -> None:
     sweep = {
@@ -151,8 +155,10 @@ def test_a_host_of_a_sweep_with_a_rank_that_hangs_is_replaced_and_its_trial_fini
         "budget": {"trials": 1},
     }
     (tmp_path / "one.yaml").write_text(json.dumps(sweep))
+    command = ["sweep", str(tmp_path / "one.yaml"), "--home"]
+    call([*command, str(tmp_path / "twin")], tmp_path / "twin.log")
     home, log = tmp_path / "home", tmp_path / "log"
-    process = start(["sweep", str(tmp_path / "one.yaml"), "--home", str(home)], log)
+    process = start([*command, str(home)], log)
     wait_for(lambda: any(home.glob("one/*/checkpoints/step-*")), process, log)
     children = psutil.Process(process.pid).children(recursive=True)
     ranks = [child for child in children if "_HostActor" in "".join(child.cmdline())]
@@ -162,6 +168,7 @@ def test_a_host_of_a_sweep_with_a_rank_that_hangs_is_replaced_and_its_trial_fini
     told = finish(process, log)
     assert "rank 1 on " in told
     assert not other.is_running()
-    with Ledger.open(home) as ledger:
-        (trial,) = ledger.runs(parent="one")
-    assert trial.state is RunState.FINISHED
+    assert outcome(home, "one") == outcome(tmp_path / "twin", "one")
+    assert_told_once(home, "one")
+    (stacks,) = home.glob("one/*/rank-0.stacks")  # a stopped rank cannot write its own
+    assert "in lead" in stacks.read_text()

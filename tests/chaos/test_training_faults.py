@@ -8,15 +8,13 @@ import shlex
 import shutil
 import signal
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
-from mlflow.entities import Run
 from programs import call, start
 from small_disk import mounted
+from training_outcomes import assert_run_told_once, the_mlflow_run
 from training_samples import STEPS, Curves, World, curves, make_world, result_bytes
 
 from ftcluster.contracts.trial import RunState
@@ -42,7 +40,7 @@ def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Oracl
         home, log = folder / "home", folder / "log"
         call(world.arguments(home, *words), log)
         found[kind] = (result_bytes(home / NAME), curves(home / NAME))
-        assert_told_once(home, "FINISHED")
+        assert_run_told_once(home / NAME)
     return found
 
 
@@ -61,30 +59,11 @@ def state_of(home: Path) -> RunState:
         return ledger.get(NAME).state
 
 
-def the_mlflow_run(home: Path) -> tuple[MlflowClient, Run]:
-    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    (run,) = client.search_runs(experiments)
-    return client, run
-
-
-def assert_told_once(home: Path, status: str) -> None:
-    """Exactly one MLflow run, each (metric, step) in it once, and equal to the spool."""
-    client, run = the_mlflow_run(home)
-    assert run.info.status == status
-    points = read_metrics(home / NAME)
-    assert {"train/loss", "eval/loss"} <= points.keys() <= run.data.metrics.keys()
-    for name, recorded in points.items():
-        there = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
-        assert sorted(there) == [(m.step, m.value) for m in recorded], name
-        assert max(Counter(step for step, _ in there).values()) == 1, name
-
-
 def assert_undisturbed(home: Path, oracle: tuple[dict[str, bytes], Curves]) -> None:
     assert result_bytes(home / NAME) == oracle[0]
     assert curves(home / NAME) == oracle[1]
     assert state_of(home) is RunState.FINISHED
-    assert_told_once(home, "FINISHED")
+    assert_run_told_once(home / NAME)
     assert not [path for path in (home / NAME).rglob(".*") if path.name.startswith(".damaged")]
 
 
@@ -160,7 +139,7 @@ def test_ctrl_c_saves_and_the_printed_command_resumes_to_the_same_bits(
     assert code == 130, text[-3000:]
     assert "Traceback" not in text
     assert state_of(home) is RunState.INTERRUPTED
-    _, run = the_mlflow_run(home)
+    _, run = the_mlflow_run(home / NAME)
     assert run.info.status == "KILLED"
     saved = (home / NAME / "checkpoints" / "step-00000008").is_dir()
     assert saved is (what != "INT2")
@@ -182,8 +161,8 @@ def test_a_disk_that_fills_up_is_told_and_the_run_resumes_when_there_is_space(
     world: World, tmp_path: Path, small_disk: Path, undisturbed: Oracle
 ) -> None:
     home = small_disk / "home"
-    store = f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}"
-    arguments = world.arguments(home, store)
+    store = tmp_path / "mlflow.db"
+    arguments = world.arguments(home, f"tracking.uri=sqlite:///{store}")
     log = tmp_path / "log"
     code, text = dying("KILL", "optimizer step", 8, arguments, log)
     assert code == -signal.SIGKILL, text[-3000:]
@@ -201,3 +180,4 @@ def test_a_disk_that_fills_up_is_told_and_the_run_resumes_when_there_is_space(
     assert result_bytes(home / NAME) == undisturbed["lora"][0]
     assert curves(home / NAME) == undisturbed["lora"][1]
     assert state_of(home) is RunState.FINISHED
+    assert_run_told_once(home / NAME, store=store)

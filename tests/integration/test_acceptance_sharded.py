@@ -81,10 +81,10 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_a_sweep_of_trials_of_one_and_two_ranks_leaves_no_gpu_idle_that_a_trial_waits_for_and_each_equals_its_run_alone(
     world: World, tmp_path: Path
 ) -> None:
-    length = ["optim.duration=80 steps", "evaluation.every=40 steps"]
+    common = ["engine=zero3", "optim.duration=80 steps", "evaluation.every=40 steps"]
     sweep = {
         "name": "mixed",
-        "base": world.words(*length),
+        "base": world.words(*common),
         "space": {"adapter.rank": "choice(2, 4, 8, 16, 32)", "cluster.ranks": "choice(1, 2)"},
         "constraints": ["cluster.ranks == 2 or adapter.rank <= 4"],
         "sampler": {"name": "grid"},
@@ -117,7 +117,7 @@ def test_a_sweep_of_trials_of_one_and_two_ranks_leaves_no_gpu_idle_that_a_trial_
     assert longest < 1.5 * starting
     for number in (1, 2):
         words = [f"cluster.ranks={number}", "adapter.rank=4", f"name=alone-{number}"]
-        call(world.arguments(home, *length, *words), tmp_path / f"log{number}")
+        call(world.arguments(home, *common, *words), tmp_path / f"log{number}")
         (trial,) = [t for t in trials.values() if t.overrides == {"adapter.rank": 4, "cluster.ranks": number}]
         assert curves(home / "mixed" / trial.name) == curves(home / f"alone-{number}")
 

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from ftcluster.cluster.host import HostLostError
 from ftcluster.cluster.placement import Resources
 from ftcluster.cluster.ray_cluster import Cluster
 from ftcluster.errors import UsageError
+from ftcluster.sweep import hosts
+from ftcluster.sweep.hosts import HostPool, Shape, Wish
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +37,11 @@ class Echo:
         return "busy"
 
     def stop(self, job: str) -> None: ...
+
+    def meet(self, address: str, ranks: int) -> None: ...
+
+    def follow(self, meeting: None, rank: int) -> None:  # noqa: ARG002
+        threading.Event().wait()
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +72,7 @@ def test_a_killed_host_is_reported_as_lost(cluster: Cluster) -> None:
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(HostLostError, match="the host was lost"):
         finish(cluster, job)
+    host.kill()  # what it had reserved is still reserved
 
 
 def test_fractions_of_a_cpu_make_more_room(cluster: Cluster) -> None:
@@ -73,6 +83,50 @@ def test_a_trial_larger_than_every_node_is_refused_at_once(cluster: Cluster) -> 
     with pytest.raises(UsageError, match=r"asks for 1 CPUs and 64 GPUs; the largest node has \d+ and \d+") as caught:
         cluster.room(Resources(1, 64))
     assert "ask for less" in caught.value.remedy
+
+
+def test_a_host_that_nobody_wants_any_more_gives_back_what_it_reserved(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+    from ray.util import placement_group_table
+
+    pair = Wish(Shape(Resources(0.5, 0, ranks=2)))
+
+    def groups() -> set[str]:
+        return {name for name, group in placement_group_table().items() if group["state"] != "REMOVED"}
+
+    def settled(pool: HostPool, goal: Callable[[], Any]) -> bool:
+        deadline = time.monotonic() + 60
+        while not goal() and time.monotonic() < deadline:
+            pool.wait([], 0.1)
+        return bool(goal())
+
+    everything, others = ray.cluster_resources()["CPU"], groups()
+    with HostPool(cluster, lambda _: Echo, most=1) as pool:
+        assert settled(pool, lambda: ray.available_resources().get("CPU") == everything)
+        pool.arrange([pair])
+        assert settled(pool, lambda: pool.free)
+        host = pool.take(pair)
+        assert host is not None
+        assert len(groups() - others) == 1
+        assert settled(pool, lambda: ray.available_resources().get("CPU", 0) == everything - 1)
+        pid = finish(cluster, host.arrival()).pid
+        monkeypatch.setattr(hosts, "IDLE", 0.0)
+        pool.arrange([])
+        assert pool.hosts == [host], "it ended under its trial"
+        monkeypatch.undo()
+        pool.give_back(host)
+        pool.arrange([])
+        assert pool.hosts == [host], "it ended before its time"
+        monkeypatch.setattr(hosts, "IDLE", 0.0)
+        pool.arrange([pair])
+        assert pool.hosts == [host], "it ended though it was wanted"
+        pool.arrange([])
+        assert pool.hosts == []
+        assert settled(pool, lambda: ray.available_resources().get("CPU") == everything)
+        assert groups() <= others
+        assert settled(pool, lambda: not psutil.pid_exists(pid))
 
 
 def test_gpus_are_reserved_only_where_there_are_any(cluster: Cluster) -> None:

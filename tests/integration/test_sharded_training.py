@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 import pytest
 from programs import call, finish, start, wait_for
+from sweep_outcomes import assert_told_once
+from training_outcomes import assert_run_told_once
 from training_samples import World, make_world, result_bytes
 
 from ftcluster.contracts.trial import RunState
@@ -101,6 +103,7 @@ def test_packs_over_two_ranks_have_the_bits_of_packs_in_one_process_though_a_ran
     for one, two in zip(*outcomes, strict=True):
         assert [(point.step, point.value) for point in one[0]] == [(point.step, point.value) for point in two[0]]
         assert one[1] == two[1]
+    assert_told_once(home, "two")
 
 
 @pytest.mark.thorough
@@ -126,3 +129,4 @@ def test_a_killed_rank_is_replaced_and_a_killed_starter_takes_all_along_and_both
     else:
         call(["train", "--resume", "run", "--home", str(tmp_path)], tmp_path / "again")
     assert curves(tmp_path, "run") == undisturbed
+    assert_run_told_once(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""``ftcluster submit`` to a real cluster: a training to its end, exit codes, and a job that outlives who sent it."""
+"""``ftcluster submit`` to a real cluster: trainings, sweeps, exit codes, and jobs that outlive who sent them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sweep_outcomes import assert_told_once, outcome
 from training_samples import World, make_world
 
 from ftcluster.config.environment import keep_ray_local
 from ftcluster.contracts.trial import RunState
 from ftcluster.ledger.store import Ledger
+from ftcluster.sweep import timeline
 from ftcluster.tracking.history import read_metrics
 
 pytestmark = pytest.mark.whole
@@ -115,15 +117,16 @@ def test_a_training_runs_there_with_the_files_that_travelled_and_is_followed_to_
     assert str(home) in text
     with Ledger.open(home) as ledger:
         assert ledger.get("lora-sft").state is RunState.FINISHED
-    assert variables_of(dashboard, job_of(text)) == {"RAY_JOB_STOP_WAIT_TIME_S": "120", "FTCLUSTER_HOME": str(home)}
+    variables = known(dashboard, job_of(text)).runtime_env["env_vars"]
+    assert variables == {"RAY_JOB_STOP_WAIT_TIME_S": "120", "FTCLUSTER_HOME": str(home)}
 
 
-def variables_of(dashboard: str, name: str) -> Any:
-    """What the cluster was told of this job's environment."""
+def known(dashboard: str, name: str) -> Any:
+    """What the cluster itself knows of a job."""
     keep_ray_local()  # other tests of this process find Ray imported
     from ray.job_submission import JobSubmissionClient
 
-    return (JobSubmissionClient(dashboard).get_job_info(name).runtime_env or {})["env_vars"]
+    return JobSubmissionClient(dashboard).get_job_info(name)
 
 
 def test_a_command_that_fails_there_fails_here_in_the_same_way(world: World, dashboard: str, tmp_path: Path) -> None:
@@ -165,6 +168,31 @@ def test_a_job_outlives_who_sent_it_and_who_follows_it_and_saves_when_it_is_stop
     assert row.state is RunState.INTERRUPTED
     assert (run / "checkpoints" / f"step-{row.step:08}" / "manifest.json").is_file()
     assert f"{name} had ended before" in submit(world, dashboard, tmp_path / "stop again", "--stop", name)
+
+
+@pytest.mark.thorough
+def test_a_sweep_whose_sender_is_gone_has_its_driver_and_its_trials_on_the_cluster_and_its_results_in_the_home(
+    world: World, dashboard: str, tmp_path: Path
+) -> None:
+    home, log = tmp_path / "home", tmp_path / "log"
+    sweep = {
+        "name": "sent",
+        "base": training(world, "engine.name=local", "optim.duration=60 steps", "evaluation.every=20 steps")[1:],
+        "space": {"adapter.rank": "choice(2, 4)"},
+        "sampler": {"name": "grid"},
+        "budget": {"trials": 2},
+    }
+    (world.folder / "sent.yaml").write_text(json.dumps(sweep))
+    with submitting(world, dashboard, log, "sweep", "sent.yaml", f"home={home}") as process:
+        wait_for(lambda: any(home.glob("sent/*/checkpoints/step-*")), log)
+        process.kill()
+    name = job_of(log.read_text())
+    submit(world, dashboard, tmp_path / "end", "--follow", name)
+    ended = outcome(home, "sent")
+    assert [(trial.state, trial.step, len(trial.weights)) for trial in ended.values()] == [("finished", 60, 1)] * 2
+    assert_told_once(home, "sent")
+    driver = known(dashboard, name).driver_node_id
+    assert {span.nodes for span in timeline.read(home / "sent")} == {(driver,)}
 
 
 def test_a_job_that_is_not_there_is_told(world: World, dashboard: str, tmp_path: Path) -> None:
