@@ -82,7 +82,10 @@ class _Group:
         self.began = self.reached = -1  # the steps it went on from and came to; -1: it never came so far
 
     def train(self) -> Outcome:
-        return self._alone() if self.alone else self._together()
+        try:
+            return self._alone() if self.alone else self._together()
+        except StoreError as error:  # of what the ranks need to start
+            return Outcome(error=error)
 
     @property
     def alone(self) -> bool:

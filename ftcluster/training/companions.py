@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ftcluster.config.environment import child_environment
+from ftcluster.engine.checkpoint import storing
 from ftcluster.engine.sharded.ranks import Seat, rank_zero
 from ftcluster.training.sharding import serve
 
@@ -42,7 +43,9 @@ class Company:
     def start(self, rank: int, module: str, words: Sequence[str], handles: Sequence[int] = ()) -> None:
         """A rank, which writes ``rank-N.log``; the log also tells of the group before, if that was lost."""
         environment = child_environment(**({"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}))
-        with (self.logs / f"rank-{rank}.log").open("ab") as log:
+        with storing("a rank's log", self.logs):
+            log = (self.logs / f"rank-{rank}.log").open("ab")
+        with log:
             self.processes[rank] = subprocess.Popen(
                 [sys.executable, "-m", module, *words],
                 stdin=subprocess.DEVNULL,
@@ -80,8 +83,13 @@ class Company:
 
 @contextmanager
 def companions(ranks: int, device: str, threads: int, logs: Path) -> Iterator[Company]:
-    """Start ranks 1 and up; they and rank 0 end with the block."""
-    logs.mkdir(parents=True, exist_ok=True)
+    """Start ranks 1 and up; they and rank 0 end with the block.
+
+    Raises:
+        StoreError: their logs cannot be written.
+    """
+    with storing("a run's folder", logs):
+        logs.mkdir(parents=True, exist_ok=True)
     seat = rank_zero("127.0.0.1", ranks)
     company = Company(seat, logs, threads)
     try:
