@@ -16,7 +16,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
@@ -26,6 +26,7 @@ from ftcluster.errors import DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_LOOK = 1.0  # seconds between looks at workers, while a result is waited for
 _MOST = 32  # workers; what is under way in all of them has to fit into the parent's memory
 
 
@@ -58,9 +59,9 @@ class Crew(Generic[Item, Result]):
             for item in items:
                 under_way.append((item, _submit(self._executor, item)))
                 if len(under_way) >= self._window:
-                    yield _finished(*under_way.popleft())
+                    yield _finished(self._executor, *under_way.popleft())
             while under_way:
-                yield _finished(*under_way.popleft())
+                yield _finished(self._executor, *under_way.popleft())
         except BrokenProcessPool as error:
             raise DataError(
                 "a worker process was killed, perhaps because memory ran out",
@@ -84,13 +85,30 @@ def crew(make: Callable[[], Callable[[Item], Result]], workers: int) -> Iterator
     try:
         yield Crew(make, executor, count + 4)
     finally:
+        _see_to_the_dead(executor)
         executor.shutdown(wait=True, cancel_futures=True)
         made_of.close()
         made_of.cancel_join_thread()  # nobody may have come for some
 
 
-def _finished(item: Item, future: Future[Any]) -> tuple[Item, Any]:
+def _finished(executor: ProcessPoolExecutor, item: Item, future: Future[Any]) -> tuple[Item, Any]:
+    while not wait([future], timeout=_LOOK).done:
+        _see_to_the_dead(executor)
     return item, future.result()
+
+
+def _see_to_the_dead(executor: ProcessPoolExecutor) -> None:
+    """Break a pool that has lost a worker, if it does not by itself.
+
+    A worker that is killed while it hands in a result takes the lock for this with it, and leaves half a result, of
+    which the pool waits for the rest for ever, since it could itself still write it. Without writers it is told.
+    """
+    workers = list((executor._processes or {}).values())
+    if all(worker.is_alive() for worker in workers):
+        return
+    for worker in workers:
+        worker.kill()
+    executor._result_queue._writer.close()  # type: ignore[attr-defined]
 
 
 def _submit(executor: ProcessPoolExecutor, item: Any) -> Future[Any]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -51,6 +52,25 @@ def test_results_come_in_the_order_of_the_items_from_several_processes() -> None
     assert len(pids) == 2
     assert os.getpid() not in pids
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+class Dying:
+    """Is killed so many seconds after it began to make, and then to hand in, a result that takes its time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self, number: int) -> bytes:
+        if number == 0:
+            threading.Timer(self.seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return bytes(200_000_000 if number == 0 else 1)
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.1, 0.2, 0.3])
+def test_a_worker_killed_while_it_hands_in_its_result_is_told_too(seconds: float) -> None:
+    with pytest.raises(DataError, match="a worker process was killed"), crew(partial(Dying, seconds), 2) as staff:
+        for _ in staff.map(range(1_000_000)):
+            pass
 
 
 def test_one_worker_is_this_process() -> None:
