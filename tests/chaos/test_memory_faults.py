@@ -123,6 +123,7 @@ def test_what_does_not_fit_after_two_tries_fails_with_what_was_tried_and_what_wo
     assert remembered(home / NAME) == (2, 2), "who resumes it begins with that"
 
 
+@pytest.mark.thorough
 def test_a_group_of_ranks_does_not_survive_it_and_the_next_one_begins_with_what_fits(
     world: World, tmp_path: Path
 ) -> None:

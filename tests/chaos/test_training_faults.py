@@ -162,7 +162,7 @@ def test_a_disk_that_fills_up_is_told_and_the_run_resumes_when_there_is_space(
 ) -> None:
     home = small_disk / "home"
     store = tmp_path / "mlflow.db"
-    arguments = world.arguments(home, f"tracking.uri=sqlite:///{store}")
+    arguments = world.arguments(home, "cluster.storage_patience=0", f"tracking.uri=sqlite:///{store}")
     log = tmp_path / "log"
     code, text = dying("KILL", "optimizer step", 8, arguments, log)
     assert code == -signal.SIGKILL, text[-3000:]

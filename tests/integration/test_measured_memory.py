@@ -27,7 +27,7 @@ from ftcluster.tracking.mlflow_store import tracking_uri
 from ftcluster.training.bench import prepare_data
 from ftcluster.training.memory_record import MemoryRecord, read_memory
 
-pytestmark = pytest.mark.whole
+pytestmark = pytest.mark.thorough
 
 WORDS = (
     "adapter=none",
