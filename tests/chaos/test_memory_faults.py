@@ -77,6 +77,7 @@ def remembered(run: Path) -> tuple[int, int]:
     return record["halved"], record["micro_batch"]
 
 
+@pytest.mark.thorough
 def test_what_does_not_fit_is_halved_before_the_first_step_and_people_are_told(world: World, tmp_path: Path) -> None:
     home, twin = tmp_path / "home", tmp_path / "twin"
     code, text = short_of_memory(1, 190, world.arguments(home, *SHORT, "optim.micro_batch=8"), tmp_path / "log")

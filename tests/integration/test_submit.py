@@ -105,6 +105,7 @@ def job_of(text: str) -> str:
     return found[1]
 
 
+@pytest.mark.thorough
 def test_a_training_runs_there_with_the_files_that_travelled_and_is_followed_to_its_end(
     world: World, dashboard: str, tmp_path: Path
 ) -> None:

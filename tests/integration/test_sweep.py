@@ -240,6 +240,7 @@ def test_storage_that_is_gone_for_a_minute_is_waited_for_and_the_result_is_the_s
     assert_as_undisturbed(home, undisturbed)
 
 
+@pytest.mark.thorough
 @pytest.mark.chaos
 def test_a_second_driver_on_the_same_sweep_is_refused_by_name(world: World, tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "log"
