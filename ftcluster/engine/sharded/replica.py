@@ -54,8 +54,8 @@ from ftcluster.models import adapters
 from ftcluster.models.attention import attending_by_document
 from ftcluster.models.base import Base
 
-_BUCKET = 1 << 26  # elements of one reduction of gradients
-_LARGE = 1 << 16  # elements of a gradient for which a copy costs more than a reduction of its own
+_BUCKET = 1 << 22  # elements of one reduction of small gradients, which are copied for it
+_LARGE = 1 << 18  # elements of a gradient for which a copy costs more than a reduction of its own
 
 
 class Replica(Reporting, LocalEngine):
