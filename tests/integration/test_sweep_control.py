@@ -73,6 +73,7 @@ def test_pauses_change_nothing_and_a_longer_sweep_has_more_trials(world: World, 
     assert_told_once(home, NAME)
 
 
+@pytest.mark.thorough
 def test_what_is_stopped_keeps_its_best_and_can_be_extended(world: World, tmp_path: Path) -> None:
     home, log, asked = tmp_path / "home", tmp_path / "log", tmp_path / "asked"
     words = ["pruner.name=halving", "pruner.first=40 steps", "optim.duration=100000 steps", "budget.trials=2"]
